@@ -1,0 +1,220 @@
+//! From wasm to an artifact, for either target, with the compiler on a leash.
+//!
+//! `limits` has refused what is known to hold a compiler; against what is not known, a [`Compiler::Child`] compiles in a process
+//! of its own with a limit on CPU time and memory, and is killed at a deadline. A library has no binary of its own to start, so
+//! its default is [`Compiler::InProcess`]; `aether` uses the child. Not here: keeping artifacts (`cache`, `registry`).
+
+use crate::artifact::{AotArtifact, NATIVE_BYTES_MAX, TrustKey};
+use crate::limits::{self, ModuleError, ModuleLimits};
+use crate::policy::SyscallPolicy;
+use crate::sandbox::{AotTarget, EngineProfile, SlotClass};
+use aether_types::Blame;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::time::Duration;
+
+/// CPU time of one compilation.
+const CPU_SECONDS: u64 = 20;
+/// Address space of one compilation.
+const MEMORY_BYTES: u64 = 2 << 30;
+/// Wall time of one compilation: more than its CPU time, for machines that do other things too.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Compilations at a time: more would only share the cores that ticks need.
+const AT_ONCE: usize = 2;
+
+/// Where modules are compiled.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Compiler {
+    /// In this process: no limit on CPU time and memory but those of the module.
+    #[default]
+    InProcess,
+    /// In a child process with limits: `program args… TARGET CLASS NANS`, wasm on its standard input, native code on its
+    /// standard output. See [`worker`].
+    Child {
+        /// The program, usually this one.
+        program: PathBuf,
+        /// What makes it a worker.
+        args: Vec<String>,
+    },
+}
+
+/// Why a module could not be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The module may not be compiled.
+    #[error(transparent)]
+    Module(#[from] ModuleError),
+    /// The compiler refused it.
+    #[error("the compiler refused the module: {0}")]
+    Refused(String),
+    /// The compiler took too long or too much memory.
+    #[error("compiling took more than {CPU_SECONDS} s of CPU time, {} GiB of memory or {} s: simplify the module's largest functions", MEMORY_BYTES >> 30, DEADLINE.as_secs())]
+    Limit,
+    /// The native code is too large.
+    #[error("the native code has {bytes} bytes, at most {NATIVE_BYTES_MAX} are allowed")]
+    NativeSize {
+        /// How large it is.
+        bytes: usize,
+    },
+    /// The compiler could not be started.
+    #[error("could not run the compiler {program}")]
+    Spawn {
+        /// What was to be started.
+        program: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl CompileError {
+    /// Who has to act.
+    pub fn blame(&self) -> Blame {
+        match self {
+            CompileError::Spawn { .. } => Blame::Operator,
+            CompileError::Refused(_) | CompileError::Module(_) | CompileError::Limit | CompileError::NativeSize { .. } => Blame::Script,
+        }
+    }
+}
+
+/// Text format to binary, binary as it is.
+pub fn to_binary(bytes: &[u8]) -> Result<Vec<u8>, ModuleError> {
+    if bytes.starts_with(b"\0asm") || bytes.len() > ModuleLimits::default().module_bytes {
+        return Ok(bytes.to_vec());
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.trim_start().starts_with(['(', ';']) => {
+            wat::parse_str(text).map_err(|error| ModuleError::Text(error.to_string()))
+        }
+        _ => Ok(bytes.to_vec()),
+    }
+}
+
+/// Check a module against the limits and compile it.
+pub fn compile(
+    compiler: &Compiler,
+    key: &TrustKey,
+    wasm: &[u8],
+    target: AotTarget,
+    profile: EngineProfile,
+    limits: &ModuleLimits,
+    syscalls: &SyscallPolicy,
+) -> Result<AotArtifact, CompileError> {
+    limits::inspect(wasm, limits, syscalls)?;
+    let native = match compiler {
+        Compiler::InProcess => precompile(wasm, target, profile).map_err(CompileError::Refused)?,
+        Compiler::Child { program, args } => {
+            let _permit = Permit::wait();
+            in_child(program, args, wasm, target, profile)?
+        }
+    };
+    if native.len() > NATIVE_BYTES_MAX {
+        return Err(CompileError::NativeSize { bytes: native.len() });
+    }
+    Ok(AotArtifact::sign(key, wasm.into(), native, target, profile))
+}
+
+fn precompile(wasm: &[u8], target: AotTarget, profile: EngineProfile) -> Result<Vec<u8>, String> {
+    let engine = profile.compiler(target).and_then(|config| wasmtime::Engine::new(&config)).map_err(|e| format!("{e:#}"))?;
+    engine.precompile_module(wasm).map_err(|e| format!("{e:#}"))
+}
+
+/// One of [`AT_ONCE`] compilations of this process.
+struct Permit;
+
+static RUNNING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+impl Permit {
+    fn wait() -> Permit {
+        let lock = RUNNING.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Ends: every holder ends at its deadline.
+        let mut running = RUNNING.1.wait_while(lock, |running| *running >= AT_ONCE).unwrap_or_else(std::sync::PoisonError::into_inner);
+        *running += 1;
+        Permit
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        *RUNNING.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) -= 1;
+        RUNNING.1.notify_one();
+    }
+}
+
+fn in_child(program: &PathBuf, args: &[String], wasm: &[u8], target: AotTarget, profile: EngineProfile) -> Result<Vec<u8>, CompileError> {
+    let spawn = |source| CompileError::Spawn { program: program.clone(), source };
+    let mut child = Command::new(program)
+        .args(args)
+        .args([target.to_string(), format!("{:?}", profile.class).to_lowercase(), profile.canonical_nans.to_string()])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(spawn)?;
+    let (Some(mut input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+        return Err(spawn(std::io::Error::other("no pipes")));
+    };
+    let module: Arc<[u8]> = wasm.into();
+    let (send, receive) = mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // A worker that gave up early closes its input: its exit code says why.
+            let _ = input.write_all(&module);
+        });
+        let errors = scope.spawn(move || read_bounded(errors, 4 << 10));
+        scope.spawn(move || {
+            let _ = send.send(read_bounded(output, NATIVE_BYTES_MAX + 1));
+        });
+        // The worker closes its output when it is done, whichever way.
+        let native = receive.recv_timeout(DEADLINE);
+        if native.as_ref().map_or(true, |native| native.len() > NATIVE_BYTES_MAX) {
+            let _ = child.kill();
+        }
+        let status = child.wait().map_err(spawn)?;
+        let errors = errors.join().unwrap_or_default();
+        let native = native.map_err(|_| CompileError::Limit)?;
+        match status.code() {
+            Some(0) => Ok(native),
+            _ if native.len() > NATIVE_BYTES_MAX => Err(CompileError::NativeSize { bytes: native.len() }),
+            Some(WORKER_REFUSED) => Err(CompileError::Refused(String::from_utf8_lossy(&errors).trim().to_owned())),
+            // A signal (SIGXCPU), or an abort because memory was refused.
+            _ => Err(CompileError::Limit),
+        }
+    })
+}
+
+fn read_bounded(stream: impl Read, limit: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = stream.take(limit as u64).read_to_end(&mut bytes);
+    bytes
+}
+
+/// Exit code of a worker whose compiler refused the module.
+const WORKER_REFUSED: i32 = 3;
+
+/// What the child does: limit itself, read wasm, write native code. `args` are what [`Compiler::Child`] adds to its own.
+pub fn worker(args: &[String]) -> ExitCode {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let limit = |amount| Rlimit { current: Some(amount), maximum: Some(amount) };
+    let limited = setrlimit(Resource::Cpu, limit(CPU_SECONDS)).and_then(|()| setrlimit(Resource::As, limit(MEMORY_BYTES))).and_then(|()| setrlimit(Resource::Core, limit(0)));
+    let run = || {
+        limited.map_err(|e| format!("could not limit the compiler: {e}"))?;
+        let [target, class, nans] = args else { return Err("a worker takes a target, a class and true or false".to_owned()) };
+        let target = [AotTarget::LinuxX64, AotTarget::LinuxAArch64].into_iter().find(|t| t.to_string() == *target).ok_or("no such target")?;
+        let class = if class == "small" { SlotClass::Small } else { SlotClass::Large };
+        let wasm = read_bounded(std::io::stdin(), ModuleLimits::default().module_bytes + 1);
+        // Checked once more: a worker trusts nobody.
+        limits::inspect(&wasm, &ModuleLimits::default(), &crate::server_runtime::all_syscalls()).map_err(|e| e.to_string())?;
+        let native = precompile(&wasm, target, EngineProfile { class, canonical_nans: nans == "true" })?;
+        std::io::stdout().write_all(&native).map_err(|e| e.to_string())
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = std::io::stderr().write_all(error.as_bytes());
+            ExitCode::from(WORKER_REFUSED as u8)
+        }
+    }
+}

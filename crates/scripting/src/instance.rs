@@ -1,0 +1,579 @@
+//! One running copy of a script: build it, call it, pause it, go on.
+//!
+//! Start with [`ScriptInstance::run`]. There are two kinds inside. A script that is terminated when its fuel is used up is called
+//! on the caller's stack. One that may pause owns a fibre: a future that holds its store, takes one [`Call`] after the other out of
+//! an [`Exchange`], and is polled for one quantum of fuel at a time. Both run the same [`perform`].
+//!
+//! Whatever the script does comes back as a value. Not here: when to call (`aether-world-runtime`), what host functions do (`host/`).
+
+use crate::abi::limit;
+use crate::data::{Counters, Exchange, FibreCharge, MemoryMeter, Own, ScriptData, WorldContext, WorldMemory, WorldSlot};
+use crate::limited::HostGroups;
+use crate::limits::ModuleError;
+use crate::metering::{Budget, MeteringOutcome, TrapKind};
+use crate::module::ScriptModule;
+use crate::policy::{OnBudget, ServerResourcePolicy};
+use crate::rate::{ActionLimiter, ActionRates};
+use crate::sandbox::FIBRE_QUANTUM;
+use crate::wasi::WasiState;
+use aether_types::{Blame, InstanceId, Version};
+use atomic_refcell::AtomicRefCell;
+use rand_core::SeedableRng;
+use rand_pcg::Pcg64Mcg;
+use serde::{Deserialize, Serialize};
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use wasmtime::{AsContextMut, Store, StoreContextMut, Trap, TypedFunc, UpdateDeadline};
+
+/// A message for `on_message`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who sent it: an instance's number, or a player's with bit 62 set.
+    pub from: u64,
+    /// The call's number.
+    pub call: u64,
+    /// What is called; empty for an answer.
+    pub method: String,
+    /// Its argument or result.
+    pub payload: Vec<u8>,
+}
+
+/// An event for `on_event`. The numbers of kinds are in `wit/aether.wit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// What happened.
+    pub kind: u32,
+    /// Who.
+    pub a: u64,
+    /// With whom.
+    pub b: u64,
+    /// A broadcast's topic.
+    pub topic: String,
+    /// A broadcast's payload.
+    pub payload: Vec<u8>,
+}
+
+/// What to call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Call {
+    /// `on_start`
+    Start,
+    /// `on_tick` with the seconds since the last one.
+    Tick(f32),
+    /// `on_message`
+    Message(Box<Message>),
+    /// `on_event`
+    Event(Box<Event>),
+    /// `on_stop`
+    Stop,
+    /// `save_state`
+    Save,
+    /// `restore_state`
+    Restore {
+        /// The version that saved it.
+        from: Version,
+        /// What it saved.
+        state: Box<[u8]>,
+    },
+}
+
+/// What a call gave back besides its outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Nothing, or the script does not export the function.
+    None,
+    /// `save_state`'s state.
+    State(Vec<u8>),
+    /// Whether `restore_state` took it.
+    Restored(bool),
+}
+
+/// How a call ended, on the fibre's side.
+pub(crate) struct Ended {
+    outcome: MeteringOutcome,
+    fuel: u64,
+    reply: Reply,
+}
+
+/// What one [`ScriptInstance::run`] or [`ScriptInstance::resume`] did.
+#[derive(Debug)]
+pub struct Step {
+    /// How it ended, or that it is paused.
+    pub outcome: MeteringOutcome,
+    /// Fuel used in this step, host functions included.
+    pub fuel: u64,
+    /// What it gave back.
+    pub reply: Reply,
+}
+
+/// What an instance is built from, besides its module.
+#[derive(Debug, Clone)]
+pub struct InstanceSpec {
+    /// Its number in its world.
+    pub instance: InstanceId,
+    /// The version of its artifact.
+    pub version: Version,
+    /// What it may use.
+    pub policy: ServerResourcePolicy,
+    /// Host groups granted.
+    pub groups: HostGroups,
+    /// How often it may act.
+    pub rates: ActionRates,
+    /// The seed of its randomness.
+    pub seed: u64,
+    /// The directory of a script that may use WASI files.
+    pub directory: Option<std::path::PathBuf>,
+}
+
+/// Why an instance could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// The module asks for what its policy does not allow.
+    #[error(transparent)]
+    Module(#[from] ModuleError),
+    /// Its start function did not end well.
+    #[error("the start function {0}")]
+    Start(MeteringOutcome),
+    /// The process holds as many instances as it may.
+    #[error("no room for another instance: raise max_instances, or run fewer scripts on this node")]
+    Full,
+    /// Its world's memory is used up.
+    #[error("the world's memory cap does not hold another instance with {initial_bytes} bytes")]
+    WorldMemory {
+        /// What it starts with.
+        initial_bytes: u64,
+    },
+    /// Its WASI directory cannot be opened.
+    #[error("could not open the script's directory")]
+    Directory(#[source] std::io::Error),
+    /// The engine refused.
+    #[error("the engine refused: {0}")]
+    Engine(String),
+}
+
+impl InstanceError {
+    /// Who has to act.
+    pub fn blame(&self) -> Blame {
+        match self {
+            InstanceError::Module(_) | InstanceError::Start(_) => Blame::Script,
+            InstanceError::Full | InstanceError::WorldMemory { .. } | InstanceError::Directory(_) => Blame::Operator,
+            InstanceError::Engine(_) => Blame::Host,
+        }
+    }
+}
+
+/// The exports that are called often, looked up once.
+struct Exports {
+    on_tick: Option<TypedFunc<f32, ()>>,
+    on_message: Option<TypedFunc<(i64, i64, i32, i32, i32), ()>>,
+    on_event: Option<TypedFunc<(i32, i64, i64, i32, i32, i32), ()>>,
+    alloc: Option<TypedFunc<i32, i32>>,
+    instance: wasmtime::Instance,
+    module: Arc<ScriptModule>,
+}
+
+enum Body {
+    /// Called on the caller's stack. Boxed: a world walks over its scripts, and what it does not touch must not be in the way.
+    Sync(Box<(Store<ScriptData>, Exports)>),
+    Fibre { exchange: Arc<AtomicRefCell<Exchange>>, future: Pin<Box<dyn Future<Output = ()> + Send>> },
+}
+
+/// One running copy of a script.
+pub struct ScriptInstance {
+    body: Body,
+    paused: bool,
+    ended: bool,
+    /// Fuel reported for the call in progress.
+    reported: u64,
+}
+
+impl ScriptInstance {
+    /// Build an instance. Its start function, if it has one, runs here, with the fuel of one call and no world around it.
+    pub fn build(module: &Arc<ScriptModule>, spec: &InstanceSpec, memory: &Arc<WorldMemory>) -> Result<ScriptInstance, InstanceError> {
+        let policy = &spec.policy;
+        module.check_policy(&policy.syscall_policy, policy.memory_cap_mb)?;
+        let pausable = policy.on_budget == OnBudget::Pause;
+        let exchange = pausable.then(|| Arc::new(AtomicRefCell::new(Exchange::default())));
+        let wasi = match module.syscalls.is_empty() {
+            true => None,
+            false => Some(Box::new(WasiState::open(spec.directory.as_deref()).map_err(InstanceError::Directory)?)),
+        };
+        let data = ScriptData {
+            memory: None,
+            world: WorldSlot::Lent(None),
+            own: Own {
+                instance: spec.instance,
+                version: spec.version,
+                groups: spec.groups,
+                limiter: ActionLimiter::new(&spec.rates),
+                host_calls: [0; 7],
+                random: Pcg64Mcg::seed_from_u64(spec.seed),
+                fibre: None,
+                backstop: (0, u64::MAX),
+                calls: 0,
+                cpu_limit_ns: policy.cpu_time_limit.as_nanos() as u64,
+            },
+            meter: MemoryMeter::new(policy.memory_cap_mb << 20, Arc::clone(memory)),
+            wasi,
+        };
+        let mut store = Store::new(&module.engine, data);
+        store.limiter(|data| &mut data.meter);
+        store.epoch_deadline_callback(backstop);
+        let engine = |error: wasmtime::Error| InstanceError::Engine(format!("{error:#}"));
+        store.set_fuel(policy.fuel_budget).map_err(engine)?;
+        store.set_epoch_deadline(1);
+        let instance = module.pre.instantiate(&mut store).map_err(|error| build_error(&error, module, memory))?;
+        let index = &module.exports;
+        store.data_mut().memory = index.memory.as_ref().and_then(|e| instance.get_module_export(&mut store, e)).and_then(wasmtime::Extern::into_memory);
+        let on_tick = index.on_tick.as_ref().and_then(|e| instance.get_module_export(&mut store, e)).and_then(wasmtime::Extern::into_func);
+        let on_tick = on_tick.map(|f| f.typed(&store)).transpose().map_err(engine)?;
+        let exports = Exports { on_tick, on_message: None, on_event: None, alloc: None, instance, module: Arc::clone(module) };
+        let body = match exchange {
+            None => Body::Sync(Box::new((store, exports))),
+            Some(exchange) => {
+                let data = store.data_mut();
+                data.world = WorldSlot::Shared(Arc::clone(&exchange));
+                data.own.fibre = Some(FibreCharge { quantum: FIBRE_QUANTUM, ..FibreCharge::default() });
+                store.fuel_async_yield_interval(Some(FIBRE_QUANTUM)).map_err(engine)?;
+                let total = policy.fuel_budget.saturating_mul(policy.pause_limit.max(1));
+                exchange.borrow_mut().counters.memory_bytes = store.data().meter.used;
+                let future = Box::pin(fibre(store, exports, Arc::clone(&exchange), total));
+                Body::Fibre { exchange, future }
+            }
+        };
+        Ok(ScriptInstance { body, paused: false, ended: false, reported: 0 })
+    }
+
+    /// Whether a call is paused in the middle.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether it may pause at all.
+    pub fn may_pause(&self) -> bool {
+        matches!(self.body, Body::Fibre { .. })
+    }
+
+    /// Whether it must be rebuilt: a call ended badly and left its memory as the cut did.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Make a call. `fuel` bounds it if it cannot pause; if it can, it runs for one quantum and the bound on the whole call is its
+    /// policy's. The world is lent for the length of the step.
+    #[inline]
+    pub fn run(&mut self, world: &mut Option<Box<WorldContext>>, call: Call, fuel: u64) -> Step {
+        debug_assert!(!self.paused && !self.ended, "a paused instance is resumed, an ended one is rebuilt");
+        match &mut self.body {
+            Body::Sync(body) => {
+                let (store, exports) = &mut **body;
+                let (outcome, fuel, reply) = run_sync(store, exports, world, call, fuel);
+                self.ended = outcome.is_end();
+                Step { outcome, fuel, reply }
+            }
+            Body::Fibre { exchange, .. } => {
+                exchange.borrow_mut().call = Some(call);
+                self.reported = 0;
+                self.poll(world)
+            }
+        }
+    }
+
+    /// Go on with a paused call for another quantum.
+    pub fn resume(&mut self, world: &mut Option<Box<WorldContext>>) -> Step {
+        debug_assert!(self.paused, "only a paused call goes on");
+        self.poll(world)
+    }
+
+    fn poll(&mut self, world: &mut Option<Box<WorldContext>>) -> Step {
+        let Body::Fibre { exchange, future } = &mut self.body else {
+            unreachable!("only scripts on a fibre are polled");
+        };
+        {
+            let mut exchange = exchange.borrow_mut();
+            exchange.lent = world.take();
+            exchange.polls += 1;
+        }
+        let _ = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let mut exchange = exchange.borrow_mut();
+        *world = exchange.lent.take();
+        match exchange.ended.take() {
+            Some(Ended { outcome, fuel, reply }) => {
+                self.paused = false;
+                self.ended = outcome.is_end();
+                Step { outcome, fuel: fuel.saturating_sub(self.reported), reply }
+            }
+            None => {
+                self.paused = true;
+                // Fuel that is used is a quantum, exact to the next loop head; what is off is settled when the call ends.
+                self.reported += FIBRE_QUANTUM;
+                let outcome = MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: true };
+                Step { outcome, fuel: FIBRE_QUANTUM, reply: Reply::None }
+            }
+        }
+    }
+
+    /// Host calls since this was last asked, and memory. Of a paused script: as of its last finished call.
+    pub fn take_counters(&mut self) -> Counters {
+        match &mut self.body {
+            Body::Sync(body) => {
+                let data = body.0.data_mut();
+                Counters { host_calls: std::mem::take(&mut data.own.host_calls), memory_bytes: data.meter.used }
+            }
+            Body::Fibre { exchange, .. } => {
+                let mut exchange = exchange.borrow_mut();
+                let counters = exchange.counters;
+                exchange.counters.host_calls = [0; 7];
+                counters
+            }
+        }
+    }
+}
+
+fn build_error(error: &wasmtime::Error, module: &ScriptModule, memory: &WorldMemory) -> InstanceError {
+    if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
+        return InstanceError::Full;
+    }
+    if error.downcast_ref::<Trap>().is_some() || error.downcast_ref::<Stop>().is_some() {
+        return InstanceError::Start(outcome_of(error));
+    }
+    if memory.used_bytes() + module.initial_memory_bytes > memory.cap_bytes() {
+        return InstanceError::WorldMemory { initial_bytes: module.initial_memory_bytes };
+    }
+    InstanceError::Engine(format!("{error:#}"))
+}
+
+/// An end that the host decides, carried through wasm as an error.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Stop(pub(crate) TrapKind);
+
+fn outcome_of(error: &wasmtime::Error) -> MeteringOutcome {
+    if let Some(Stop(kind)) = error.downcast_ref::<Stop>() {
+        return MeteringOutcome::Trapped(*kind);
+    }
+    let kind = match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => return MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: false },
+        Some(Trap::Interrupt) => return MeteringOutcome::BudgetExceeded { budget: Budget::CpuTime, paused: false },
+        Some(Trap::UnreachableCodeReached) => TrapKind::Unreachable,
+        Some(Trap::StackOverflow) => TrapKind::StackOverflow,
+        Some(Trap::MemoryOutOfBounds | Trap::HeapMisaligned) => TrapKind::MemoryOutOfBounds,
+        Some(Trap::TableOutOfBounds) => TrapKind::TableOutOfBounds,
+        Some(Trap::IndirectCallToNull | Trap::BadSignature) => TrapKind::BadIndirectCall,
+        Some(Trap::IntegerOverflow | Trap::IntegerDivisionByZero | Trap::BadConversionToInteger) => TrapKind::Arithmetic,
+        _ => TrapKind::Other,
+    };
+    MeteringOutcome::Trapped(kind)
+}
+
+/// Called by wasm at a loop head or a call when the epoch deadline has passed: the CPU time backstop, and where a script on a fibre
+/// yields because of what its host calls cost.
+fn backstop(mut store: StoreContextMut<'_, ScriptData>) -> wasmtime::Result<UpdateDeadline> {
+    let own = &mut store.data_mut().own;
+    if let Some(fibre) = &mut own.fibre
+        && fibre.since_yield >= fibre.quantum
+    {
+        let charged = std::mem::take(&mut fibre.since_yield);
+        let left = store.get_fuel()?.checked_sub(charged).ok_or(Trap::OutOfFuel)?;
+        store.set_fuel(left)?;
+        return Ok(UpdateDeadline::Yield(1));
+    }
+    let data = store.data_mut();
+    let number = match &data.world {
+        WorldSlot::Lent(_) => data.own.calls,
+        WorldSlot::Shared(exchange) => exchange.borrow().polls,
+    };
+    let now = thread_cpu_ns();
+    let (since, of) = data.own.backstop;
+    if of != number {
+        // The first look at this call: reading the clock at every call would cost more than most calls.
+        data.own.backstop = (now, number);
+    } else if now.saturating_sub(since) > data.own.cpu_limit_ns {
+        return Ok(UpdateDeadline::Interrupt);
+    }
+    Ok(UpdateDeadline::Continue(1))
+}
+
+/// CPU time of this thread.
+pub fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+#[inline]
+fn run_sync(store: &mut Store<ScriptData>, exports: &mut Exports, world: &mut Option<Box<WorldContext>>, call: Call, fuel: u64) -> (MeteringOutcome, u64, Reply) {
+    let data = store.data_mut();
+    data.world = WorldSlot::Lent(world.take());
+    data.own.calls += 1;
+    store.set_epoch_deadline(1);
+    let result = store.set_fuel(fuel).and_then(|()| match (&call, &exports.on_tick) {
+        // The one that is called a thousand times a tick.
+        (Call::Tick(dt), Some(on_tick)) => on_tick.call(&mut *store, *dt).map(|()| Reply::None),
+        _ => {
+            let performed = pin!(perform(store, exports, call, false));
+            match performed.poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(result) => result,
+                Poll::Pending => unreachable!("nothing waits in a call that is not on a fibre"),
+            }
+        }
+    });
+    let used = fuel - store.get_fuel().unwrap_or(0).min(fuel);
+    if let WorldSlot::Lent(lent) = &mut store.data_mut().world {
+        *world = lent.take();
+    }
+    match result {
+        Ok(reply) => (MeteringOutcome::Completed, used, reply),
+        Err(error) => (outcome_of(&error), used, Reply::None),
+    }
+}
+
+/// The life of a script on a fibre: one call after the other, until one ends badly.
+async fn fibre(mut store: Store<ScriptData>, mut exports: Exports, exchange: Arc<AtomicRefCell<Exchange>>, total: u64) {
+    loop {
+        let call = std::future::poll_fn(|_| exchange.borrow_mut().call.take().map_or(Poll::Pending, Poll::Ready)).await;
+        if let Some(fibre) = &mut store.data_mut().own.fibre {
+            fibre.since_yield = 0;
+        }
+        store.set_epoch_deadline(1);
+        let result = match store.set_fuel(total) {
+            Ok(()) => perform(&mut store, &mut exports, call, true).await,
+            Err(error) => Err(error),
+        };
+        let charged = store.data().own.fibre.as_ref().map_or(0, |fibre| fibre.since_yield);
+        let fuel = total - store.get_fuel().unwrap_or(0).min(total) + charged;
+        let (outcome, reply) = match result {
+            Ok(reply) => (MeteringOutcome::Completed, reply),
+            Err(error) => (outcome_of(&error), Reply::None),
+        };
+        let mut exchange = exchange.borrow_mut();
+        let data = store.data_mut();
+        for (sum, calls) in exchange.counters.host_calls.iter_mut().zip(&mut data.own.host_calls) {
+            *sum += std::mem::take(calls);
+        }
+        exchange.counters.memory_bytes = data.meter.used;
+        exchange.ended = Some(Ended { outcome, fuel, reply });
+        if outcome.is_end() {
+            return;
+        }
+    }
+}
+
+/// Call a typed function the way its store wants it.
+macro_rules! invoke {
+    ($fibre:expr, $store:expr, $function:expr, $arguments:expr) => {
+        if $fibre { $function.call_async(&mut *$store, $arguments).await } else { $function.call(&mut *$store, $arguments) }
+    };
+}
+
+/// Look a function up the first time it is needed.
+macro_rules! export {
+    ($store:expr, $exports:expr, $field:ident) => {{
+        if $exports.$field.is_none()
+            && let Some(index) = &$exports.module.exports.$field
+            && let Some(function) = $exports.instance.get_module_export(&mut *$store, index).and_then(wasmtime::Extern::into_func)
+        {
+            $exports.$field = Some(function.typed(&*$store)?);
+        }
+        $exports.$field.clone()
+    }};
+}
+
+/// Look a function up that is called seldom.
+macro_rules! rare_export {
+    ($store:expr, $exports:expr, $field:ident, $params:ty, $results:ty) => {
+        match &$exports.module.exports.$field {
+            None => None,
+            Some(index) => {
+                let function = $exports.instance.get_module_export(&mut *$store, index).and_then(wasmtime::Extern::into_func);
+                function.map(|f| f.typed::<$params, $results>(&*$store)).transpose()?
+            }
+        }
+    };
+}
+
+async fn perform(store: &mut Store<ScriptData>, exports: &mut Exports, call: Call, fibre: bool) -> wasmtime::Result<Reply> {
+    match call {
+        Call::Tick(dt) => {
+            if let Some(f) = export!(store, exports, on_tick) {
+                invoke!(fibre, store, f, dt)?;
+            }
+        }
+        Call::Start => {
+            if let Some(f) = rare_export!(store, exports, on_start, (), ()) {
+                invoke!(fibre, store, f, ())?;
+            }
+        }
+        Call::Stop => {
+            if let Some(f) = rare_export!(store, exports, on_stop, (), ()) {
+                invoke!(fibre, store, f, ())?;
+            }
+        }
+        Call::Message(message) => {
+            if let Some(f) = export!(store, exports, on_message) {
+                let Message { from, call, method, payload } = *message;
+                let address = hand_over(store, exports, fibre, &[method.as_bytes(), &payload]).await?;
+                invoke!(fibre, store, f, (from as i64, call as i64, address, method.len() as i32, payload.len() as i32))?;
+            }
+        }
+        Call::Event(event) => {
+            if let Some(f) = export!(store, exports, on_event) {
+                let Event { kind, a, b, topic, payload } = *event;
+                let address = hand_over(store, exports, fibre, &[topic.as_bytes(), &payload]).await?;
+                let arguments = (kind as i32, a as i64, b as i64, address, topic.len() as i32, payload.len() as i32);
+                invoke!(fibre, store, f, arguments)?;
+            }
+        }
+        Call::Save => {
+            if let Some(f) = rare_export!(store, exports, save_state, (), i64) {
+                let packed = invoke!(fibre, store, f, ())? as u64;
+                return Ok(Reply::State(saved_bytes(store, packed).ok_or(Stop(TrapKind::BadState))?));
+            }
+        }
+        Call::Restore { from, state } => {
+            if let Some(f) = rare_export!(store, exports, restore_state, (i32, i32, i32), i32) {
+                let address = hand_over(store, exports, fibre, &[&state]).await?;
+                let refused = invoke!(fibre, store, f, (from.0 as i32, address, state.len() as i32))?;
+                return Ok(Reply::Restored(refused == 0));
+            }
+        }
+    }
+    Ok(Reply::None)
+}
+
+fn saved_bytes(store: &Store<ScriptData>, packed: u64) -> Option<Vec<u8>> {
+    let (address, length) = ((packed >> 32) as usize, packed as u32 as usize);
+    if length == 0 {
+        return Some(Vec::new());
+    }
+    if length > limit::STATE_BYTES {
+        return None;
+    }
+    let memory = store.data().memory?.data(store);
+    memory.get(address..)?.get(..length).map(<[u8]>::to_vec)
+}
+
+/// Put bytes into the script's memory, where its `aether_alloc` says. It is the script's code: metered, and not believed.
+async fn hand_over(store: &mut Store<ScriptData>, exports: &mut Exports, fibre: bool, parts: &[&[u8]]) -> wasmtime::Result<i32> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    if length == 0 {
+        return Ok(0);
+    }
+    let alloc = export!(store, exports, alloc).ok_or(Stop(TrapKind::BadAllocation))?;
+    let address = invoke!(fibre, store, alloc, length as i32)?;
+    let memory = store.data().memory.ok_or(Stop(TrapKind::BadAllocation))?;
+    let bytes = memory.data_mut(store.as_context_mut());
+    let mut room = bytes.get_mut(address as u32 as usize..).and_then(|rest| rest.get_mut(..length)).ok_or(Stop(TrapKind::BadAllocation))?;
+    for part in parts {
+        let (here, rest) = room.split_at_mut(part.len());
+        here.copy_from_slice(part);
+        room = rest;
+    }
+    Ok(address)
+}
+
+/// For WASI's `proc_exit`.
+pub(crate) fn exit() -> wasmtime::Error {
+    Stop(TrapKind::Exit).into()
+}

@@ -1,0 +1,242 @@
+//! A loaded module: native code in memory, linked, ready to make instances.
+//!
+//! Start with [`ScriptModule`] and [`Engines`]. One engine for each slot class, made when first needed; all share one epoch
+//! clock. Not here: instances (`instance`), artifacts (`artifact`).
+
+use crate::abi;
+use crate::artifact::{AotArtifact, ManifestVerificationError, TrustKey};
+use crate::data::ScriptData;
+use crate::limits::ModuleError;
+use crate::policy::{SyscallCategory, SyscallPolicy};
+use crate::sandbox::{EPOCH_MS, EngineProfile, PoolSize, SlotClass};
+use crate::{host, native, wasi};
+use aether_types::{Blame, Digest};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+use wasmtime::{Engine, EngineWeak, InstancePre, Linker, Module, ModuleExport};
+
+/// Why a module could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The artifact was refused.
+    #[error(transparent)]
+    Manifest(#[from] ManifestVerificationError),
+    /// The engine refused verified bytes: usually a node of another build or processor made them.
+    #[error("the engine refused the artifact: {0}")]
+    Engine(String),
+    /// The kernel allows too few memory mappings for the instances asked for.
+    #[error(
+        "{instances} instances need up to {needed} memory mappings, the kernel allows {allowed}: lower max_instances, or run `sysctl -w vm.max_map_count={needed}`"
+    )]
+    MapCount {
+        /// Instances asked for.
+        instances: u32,
+        /// Mappings they may need.
+        needed: u64,
+        /// `vm.max_map_count`.
+        allowed: u64,
+    },
+}
+
+impl LoadError {
+    /// Who has to act.
+    pub fn blame(&self) -> Blame {
+        Blame::Operator
+    }
+}
+
+/// Mappings of one instance: memory image, memory, guard; two more for the stack of one that may pause.
+const MAPPINGS: u64 = 5;
+/// Mappings of everything else in a process.
+const MAPPINGS_BASE: u64 = 5_000;
+
+/// The engines of this process.
+pub struct Engines {
+    pool: PoolSize,
+    engines: RwLock<HashMap<EngineProfile, (Engine, Arc<Linker<ScriptData>>)>>,
+    clock: EpochClock,
+}
+
+impl Engines {
+    /// None yet: each is made when a module of its class is first loaded.
+    pub fn new(pool: PoolSize) -> Result<Engines, LoadError> {
+        let instances = pool.small.saturating_add(pool.large);
+        let needed = u64::from(instances) * MAPPINGS + MAPPINGS_BASE;
+        let allowed = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
+        match allowed {
+            Some(allowed) if needed > allowed => Err(LoadError::MapCount { instances, needed, allowed }),
+            _ => Ok(Engines { pool, engines: RwLock::default(), clock: EpochClock::default() }),
+        }
+    }
+
+    fn get(&self, profile: EngineProfile) -> Result<(Engine, Arc<Linker<ScriptData>>), LoadError> {
+        if let Some(found) = self.engines.read().unwrap_or_else(PoisonError::into_inner).get(&profile) {
+            return Ok(found.clone());
+        }
+        let mut engines = self.engines.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = engines.get(&profile) {
+            return Ok(found.clone());
+        }
+        let instances = match profile.class {
+            SlotClass::Small => self.pool.small,
+            SlotClass::Large => self.pool.large,
+        };
+        let engine = profile.runner(instances).and_then(|config| Engine::new(&config)).map_err(engine_error)?;
+        let linker = Arc::new(linker(&engine).map_err(engine_error)?);
+        self.clock.add(&engine);
+        engines.insert(profile, (engine.clone(), Arc::clone(&linker)));
+        Ok((engine, linker))
+    }
+
+    /// Check an artifact and load its code.
+    pub fn load(&self, key: &TrustKey, artifact: &AotArtifact) -> Result<ScriptModule, LoadError> {
+        let verified = artifact.verify(key)?;
+        let (engine, linker) = self.get(artifact.profile())?;
+        let module = native::load(&engine, &verified).map_err(engine_error)?;
+        ScriptModule::link(&engine, &linker, module, artifact.source_digest(), artifact.profile().class)
+    }
+}
+
+fn engine_error(error: wasmtime::Error) -> LoadError {
+    LoadError::Engine(format!("{error:#}"))
+}
+
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<ScriptData>> {
+    let mut linker = Linker::new(engine);
+    host::link(&mut linker)?;
+    wasi::link(&mut linker)?;
+    Ok(linker)
+}
+
+/// Raises the epoch of every engine each [`EPOCH_MS`], on a thread of its own: as a task it could be starved by the very
+/// scripts that it must stop.
+#[derive(Default)]
+pub(crate) struct EpochClock {
+    engines: Arc<Mutex<Vec<EngineWeak>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl EpochClock {
+    pub(crate) fn add(&self, engine: &Engine) {
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        engines.push(engine.weak());
+        if engines.len() > 1 {
+            return;
+        }
+        let (all, stop) = (Arc::clone(&self.engines), Arc::clone(&self.stop));
+        let run = move || {
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(EPOCH_MS));
+                for engine in all.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                    if let Some(engine) = engine.upgrade() {
+                        engine.increment_epoch();
+                    }
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("epoch-clock".into()).spawn(run) {
+            tracing::error!(%error, "no epoch clock: the CPU time backstop is off, fuel still holds");
+        }
+    }
+}
+
+impl Drop for EpochClock {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Where the ABI's exports are in a module; a look-up by number is faster than one by name.
+#[derive(Clone)]
+pub(crate) struct ExportIndex {
+    pub on_start: Option<ModuleExport>,
+    pub on_tick: Option<ModuleExport>,
+    pub on_message: Option<ModuleExport>,
+    pub on_event: Option<ModuleExport>,
+    pub on_stop: Option<ModuleExport>,
+    pub save_state: Option<ModuleExport>,
+    pub restore_state: Option<ModuleExport>,
+    pub alloc: Option<ModuleExport>,
+    pub memory: Option<ModuleExport>,
+}
+
+/// A loaded module.
+pub struct ScriptModule {
+    pub(crate) engine: Engine,
+    pub(crate) pre: InstancePre<ScriptData>,
+    pub(crate) exports: ExportIndex,
+    pub(crate) initial_memory_bytes: u64,
+    source_digest: Digest,
+    class: SlotClass,
+    /// WASI imports, none for a script that was written for Aether.
+    pub(crate) syscalls: Vec<String>,
+}
+
+impl std::fmt::Debug for ScriptModule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ScriptModule({}, {:?})", self.source_digest.short(), self.class)
+    }
+}
+
+impl ScriptModule {
+    pub(crate) fn link(engine: &Engine, linker: &Linker<ScriptData>, module: Module, source_digest: Digest, class: SlotClass) -> Result<ScriptModule, LoadError> {
+        let syscalls = module.imports().filter(|import| import.module() == abi::WASI_MODULE).map(|import| import.name().to_owned()).collect();
+        let initial_memory_bytes = module.exports().find_map(|e| e.ty().memory().map(|m| m.minimum() << 16)).unwrap_or(0);
+        let index = |name| module.get_export_index(name);
+        let exports = ExportIndex {
+            on_start: index("on_start"),
+            on_tick: index("on_tick"),
+            on_message: index("on_message"),
+            on_event: index("on_event"),
+            on_stop: index("on_stop"),
+            save_state: index("save_state"),
+            restore_state: index("restore_state"),
+            alloc: index("aether_alloc"),
+            memory: index("memory"),
+        };
+        let pre = linker.instantiate_pre(&module).map_err(engine_error)?;
+        Ok(ScriptModule { engine: engine.clone(), pre, exports, initial_memory_bytes, source_digest, class, syscalls })
+    }
+
+    /// SHA-256 of the wasm.
+    pub fn source_digest(&self) -> Digest {
+        self.source_digest
+    }
+
+    /// The slot class of its instances.
+    pub fn class(&self) -> SlotClass {
+        self.class
+    }
+
+    /// Whether a function of the ABI is exported.
+    pub fn has(&self, export: &str) -> bool {
+        let exports = &self.exports;
+        match export {
+            "on_start" => exports.on_start.is_some(),
+            "on_tick" => exports.on_tick.is_some(),
+            "on_message" => exports.on_message.is_some(),
+            "on_event" => exports.on_event.is_some(),
+            "on_stop" => exports.on_stop.is_some(),
+            "save_state" => exports.save_state.is_some(),
+            "restore_state" => exports.restore_state.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Whether the policy allows what the module imports, and its memory fits.
+    pub fn check_policy(&self, syscalls: &SyscallPolicy, memory_cap_mb: u64) -> Result<(), ModuleError> {
+        for import in &self.syscalls {
+            match SyscallCategory::of(import) {
+                Some(category) if syscalls.allows(category) => {}
+                Some(category) => return Err(ModuleError::SyscallDenied { import: import.clone(), category }),
+                None => return Err(ModuleError::UnknownImport { module: abi::WASI_MODULE.to_owned(), name: import.clone() }),
+            }
+        }
+        if self.initial_memory_bytes > memory_cap_mb << 20 {
+            return Err(ModuleError::Memory { initial_mb: self.initial_memory_bytes.div_ceil(1 << 20), cap_mb: memory_cap_mb });
+        }
+        Ok(())
+    }
+}
