@@ -10,7 +10,10 @@
 
 pub use aether_types::{EntityId, InstanceId, PlayerId};
 
+use crate::instance::Call;
+use crate::output::{InboundCall, WorldOutput};
 use crate::rate::ActionRateLimited;
+use aether_types::codec::CodecError;
 
 /// A point, direction or velocity.
 #[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
@@ -249,11 +252,88 @@ pub trait StorageApi {
     fn list_keys(&mut self, prefix: &str, limit: usize, keys: &mut Vec<String>) -> ApiResult<()>;
 }
 
-/// An engine: all six API traits, and who is calling.
+/// A script instance as its host must know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Its number.
+    pub instance: InstanceId,
+    /// Its name in the world: what RPCs are addressed to.
+    pub name: String,
+    /// Kinds of entities that it may spawn, modify and destroy; `*` is any.
+    pub entity_kinds: Vec<String>,
+    /// The namespace of its storage.
+    pub storage_namespace: Option<String>,
+}
+
+/// What a host counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct HostStats {
+    /// Entities in the world.
+    pub entities: usize,
+    /// Messages and events refused because an inbox was full.
+    pub dropped: u64,
+    /// Calls that wait for an answer.
+    pub open_calls: usize,
+}
+
+/// An engine: all six API traits, and what a world needs of it around a tick. What has a default can be left out by a host that
+/// has no such thing: then there are no messages, no physics step, nothing to save.
 pub trait Host: EntityApi + PhysicsApi + UIApi + AudioApi + NetworkApi + StorageApi + Send + Sync {
     /// The calls that follow are made by this instance. A host refuses it (with [`ApiError::Denied`]) what its grants do not
-    /// allow: entities of other kinds, another's storage namespace.
-    fn enter(&mut self, caller: InstanceId);
+    /// allow: entities of other kinds, another's storage namespace. Gives how many messages and events wait for it.
+    fn enter(&mut self, caller: InstanceId) -> usize;
+    /// The next message or event of the instance that was entered.
+    fn next_call(&mut self) -> Option<Call> {
+        None
+    }
+    /// A script comes into the world; with a prefab and a place it gets an entity of its own.
+    fn add_script(&mut self, caller: Caller, entity: Option<(&str, Vec3)>) -> ApiResult<()> {
+        let _ = (caller, entity);
+        Ok(())
+    }
+    /// A script begins anew, with nothing of what it made before: what it spawned, subscribed to and called is gone; its own entity
+    /// stays.
+    fn reset_script(&mut self, instance: InstanceId) {
+        let _ = instance;
+    }
+    /// A script leaves the world, and its entities with it.
+    fn remove_script(&mut self, instance: InstanceId) {
+        let _ = instance;
+    }
+    /// A tick begins.
+    fn begin_tick(&mut self, now_ns: u64, tick: u64) {
+        let _ = (now_ns, tick);
+    }
+    /// All scripts had their turn: step physics, collect contacts.
+    fn end_tick(&mut self, dt: f32) {
+        let _ = dt;
+    }
+    /// What leaves the world since this was last asked.
+    fn take_output(&mut self) -> WorldOutput {
+        WorldOutput::default()
+    }
+    /// A call from another world or a player reaches a script of this one.
+    fn deliver(&mut self, call: InboundCall) -> ApiResult<()> {
+        let _ = call;
+        Err(ApiError::Unsupported)
+    }
+    /// The answer to a call that left this world.
+    fn deliver_reply(&mut self, call: u64, payload: Vec<u8>) {
+        let _ = (call, payload);
+    }
+    /// Everything that a checkpoint must hold.
+    fn save(&self) -> Result<Vec<u8>, CodecError> {
+        Ok(Vec::new())
+    }
+    /// Go on from a checkpoint. Before scripts are added.
+    fn restore(&mut self, saved: &[u8]) -> Result<(), CodecError> {
+        let _ = saved;
+        Ok(())
+    }
+    /// Counters for people.
+    fn stats(&self) -> HostStats {
+        HostStats::default()
+    }
 }
 
 /// A host without an engine: every call is [`ApiError::Unsupported`]. For running a script outside a world.
@@ -320,5 +400,7 @@ unsupported!(StorageApi {
     fn list_keys(&mut self, prefix: &str, limit: usize, keys: &mut Vec<String>) -> ();
 });
 impl Host for NoEngine {
-    fn enter(&mut self, _caller: InstanceId) {}
+    fn enter(&mut self, _caller: InstanceId) -> usize {
+        0
+    }
 }

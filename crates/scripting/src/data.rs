@@ -145,6 +145,8 @@ pub(crate) struct Exchange {
     pub polls: u64,
     /// What the script used since the last poll began that fuel does not see, and its counters.
     pub counters: Counters,
+    /// The state of its randomness after the last finished call.
+    pub random: Option<Pcg64Mcg>,
 }
 
 /// Host calls by group, since they were last taken.

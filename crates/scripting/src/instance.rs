@@ -123,9 +123,15 @@ pub struct InstanceSpec {
     pub rates: ActionRates,
     /// The seed of its randomness.
     pub seed: u64,
+    /// Goes before the seed: where a checkpoint left it.
+    pub random: Option<RandomState>,
     /// The directory of a script that may use WASI files.
     pub directory: Option<std::path::PathBuf>,
 }
+
+/// The state of a script's randomness, for checkpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RandomState(Pcg64Mcg);
 
 /// Why an instance could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -209,7 +215,7 @@ impl ScriptInstance {
                 groups: spec.groups,
                 limiter: ActionLimiter::new(&spec.rates),
                 host_calls: [0; 7],
-                random: Pcg64Mcg::seed_from_u64(spec.seed),
+                random: spec.random.clone().map_or_else(|| Pcg64Mcg::seed_from_u64(spec.seed), |RandomState(random)| random),
                 fibre: None,
                 backstop: (0, u64::MAX),
                 calls: 0,
@@ -239,6 +245,7 @@ impl ScriptInstance {
                 store.fuel_async_yield_interval(Some(FIBRE_QUANTUM)).map_err(engine)?;
                 let total = policy.fuel_budget.saturating_mul(policy.pause_limit.max(1));
                 exchange.borrow_mut().counters.memory_bytes = store.data().meter.used;
+                exchange.borrow_mut().random = Some(store.data().own.random.clone());
                 let future = Box::pin(fibre(store, exports, Arc::clone(&exchange), total));
                 Body::Fibre { exchange, future }
             }
@@ -313,6 +320,14 @@ impl ScriptInstance {
                 Step { outcome, fuel: FIBRE_QUANTUM, reply: Reply::None }
             }
         }
+    }
+
+    /// The state of its randomness. Of a paused script: before the call that is paused.
+    pub fn random(&self) -> RandomState {
+        RandomState(match &self.body {
+            Body::Sync(body) => body.0.data().own.random.clone(),
+            Body::Fibre { exchange, .. } => exchange.borrow().random.clone().unwrap_or_else(|| Pcg64Mcg::seed_from_u64(0)),
+        })
     }
 
     /// Host calls since this was last asked, and memory. Of a paused script: as of its last finished call.
@@ -453,6 +468,7 @@ async fn fibre(mut store: Store<ScriptData>, mut exports: Exports, exchange: Arc
             *sum += std::mem::take(calls);
         }
         exchange.counters.memory_bytes = data.meter.used;
+        exchange.random = Some(data.own.random.clone());
         exchange.ended = Some(Ended { outcome, fuel, reply });
         if outcome.is_end() {
             return;

@@ -44,6 +44,7 @@ pub mod manifest;
 pub mod metering;
 pub mod module;
 mod native;
+pub mod output;
 pub mod policy;
 pub mod rate;
 pub mod registry;
@@ -53,12 +54,15 @@ mod wasi;
 
 pub use aether_types::{Blame, Digest, ScriptId, Version};
 pub use api::{
-    ApiError, ApiResult, AudioApi, Body, EntityApi, EntityId, Host, InstanceId, NetworkApi, NoEngine, PhysicsApi, PlayerId, PrefabId, RayHit, SoundParameters,
+    ApiError, ApiResult, AudioApi, Body, Caller, EntityApi, EntityId, Host, HostStats, InstanceId, NetworkApi, NoEngine, PhysicsApi, PlayerId, PrefabId, RayHit, SoundParameters,
     StorageApi, UIApi, Vec3,
 };
 pub use artifact::{AotArtifact, ArtifactManifest, ManifestVerificationError, TrustKey};
 pub use client_runtime::{ClientRuntime, ClientRuntimeConfig};
 pub use data::{Counters, LogLine, WorldContext, WorldMemory};
+pub use instance::{Call, Event, InstanceSpec, Message, Reply, ScriptInstance};
+pub use manifest::ScriptManifest;
+pub use module::ScriptModule;
 pub use hot_reload::{HotReloadManager, ModuleSlot, ReloadOutcome};
 pub use limited::{HostGroups, Limited};
 pub use metering::{Budget, MeteringOutcome, TrapKind};

@@ -1,0 +1,241 @@
+//! [`Engine`]: one world's entities, bodies, scripts' inboxes, commands and storage, and what happens around a tick.
+
+use crate::callers::{Callers, KindSet, Member};
+use crate::checkpoint;
+use crate::entities::Entities;
+use crate::network_api::OpenCalls;
+use crate::output_api::Sounds;
+use crate::physics::Physics;
+use crate::prefab::PrefabSet;
+use crate::storage_api::Storage;
+use aether_scripting::output::{ClientCommand, InboundCall, OutboundCall, WorldOutput};
+use aether_scripting::{ApiError, ApiResult, Call, Caller, EntityId, Event, Host, HostStats, InstanceId, Vec3};
+use aether_types::codec::CodecError;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Settings of an engine.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// What can be spawned.
+    pub prefabs: Arc<PrefabSet>,
+    /// Entities at a time.
+    pub entities_max: usize,
+    /// Bytes of keys and values in storage.
+    pub storage_bytes_max: usize,
+    /// Commands to clients in one tick, of all scripts together.
+    pub commands_max: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> EngineConfig {
+        EngineConfig { prefabs: Arc::default(), entities_max: 20_000, storage_bytes_max: 64 << 20, commands_max: 20_000 }
+    }
+}
+
+/// One world's engine.
+pub struct Engine {
+    pub(crate) config: EngineConfig,
+    pub(crate) entities: Entities,
+    pub(crate) physics: Physics,
+    pub(crate) callers: Callers,
+    pub(crate) open_calls: OpenCalls,
+    pub(crate) storage: Storage,
+    pub(crate) sounds: Sounds,
+    pub(crate) commands: Vec<ClientCommand>,
+    pub(crate) outbound: Vec<OutboundCall>,
+    /// Who came out of a checkpoint and has not been added again yet.
+    pub(crate) returning: Vec<checkpoint::SavedMember>,
+    pub(crate) now_ns: u64,
+    pub(crate) tick: u64,
+}
+
+/// Kinds of `on_event`: see `wit/aether.wit`.
+pub(crate) mod event {
+    pub(crate) const CONTACT_BEGAN: u32 = 1;
+    pub(crate) const CONTACT_ENDED: u32 = 2;
+    pub(crate) const TRIGGER_ENTERED: u32 = 3;
+    pub(crate) const TRIGGER_LEFT: u32 = 4;
+    pub(crate) const BROADCAST: u32 = 5;
+    pub(crate) const NO_ANSWER: u32 = 6;
+}
+
+impl Engine {
+    /// An empty world. `stored` is what its storage holds: namespace, key, value.
+    pub fn new(config: EngineConfig, stored: impl IntoIterator<Item = (String, String, Vec<u8>)>) -> Engine {
+        let mut entities = Entities::default();
+        for prefab in config.prefabs.iter() {
+            entities.kind_id(&prefab.kind);
+        }
+        Engine {
+            storage: Storage::new(config.storage_bytes_max, stored),
+            entities,
+            physics: Physics::default(),
+            callers: Callers::default(),
+            open_calls: OpenCalls::default(),
+            sounds: Sounds::default(),
+            commands: Vec::new(),
+            outbound: Vec::new(),
+            returning: Vec::new(),
+            now_ns: 0,
+            tick: 0,
+            config,
+        }
+    }
+
+    pub(crate) fn spawn(&mut self, number: u32, owner: InstanceId, position: Vec3) -> ApiResult<EntityId> {
+        if self.entities.len() >= self.config.entities_max {
+            return Err(ApiError::Full);
+        }
+        let prefabs = Arc::clone(&self.config.prefabs);
+        let prefab = prefabs.get(number).ok_or(ApiError::NotFound)?;
+        let kind = self.entities.kind_id(&prefab.kind);
+        let components = prefab.components.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+        let id = self.entities.insert(number, kind, owner, position, components);
+        let has_body = self.physics.insert(id, prefab, position);
+        if let Some(entity) = self.entities.get_mut(id) {
+            entity.has_body = has_body;
+        }
+        Ok(id)
+    }
+
+    pub(crate) fn destroy(&mut self, id: EntityId) {
+        if self.entities.remove(id).is_some_and(|entity| entity.has_body) {
+            self.physics.remove(id);
+        }
+        self.command(ClientCommand::Gone { entity: id });
+    }
+
+    /// Queue a command for clients. The world's rates bound them long before this does.
+    pub(crate) fn command(&mut self, command: ClientCommand) {
+        if self.commands.len() < self.config.commands_max {
+            self.commands.push(command);
+        } else {
+            self.callers.dropped += 1;
+        }
+    }
+
+    fn kind_set(&mut self, names: &[String]) -> KindSet {
+        if names.iter().any(|name| name == "*") {
+            return KindSet::any();
+        }
+        let mut set = KindSet::default();
+        for name in names {
+            let kind = self.entities.kind_id(name);
+            set.insert(kind);
+        }
+        set
+    }
+
+    fn contact_events(&mut self, contacts: Vec<crate::physics::Contact>) {
+        for contact in contacts {
+            let kind = match (contact.sensor, contact.began) {
+                (false, true) => event::CONTACT_BEGAN,
+                (false, false) => event::CONTACT_ENDED,
+                (true, true) => event::TRIGGER_ENTERED,
+                (true, false) => event::TRIGGER_LEFT,
+            };
+            for (own, other) in [(contact.a, contact.b), (contact.b, contact.a)] {
+                let Some(owner) = self.entities.get(own).map(|entity| entity.owner) else { continue };
+                let event = Event { kind, a: own.0, b: other.0, topic: String::new(), payload: Vec::new() };
+                // A full inbox: counted there. A contact that nobody reads in time is old news.
+                let _ = self.callers.push(owner, Call::Event(Box::new(event)));
+            }
+        }
+    }
+}
+
+impl Host for Engine {
+    #[inline]
+    fn enter(&mut self, caller: InstanceId) -> usize {
+        self.callers.enter(caller)
+    }
+
+    fn next_call(&mut self) -> Option<Call> {
+        self.callers.current_mut().ok()?.inbox.pop_front()
+    }
+
+    fn add_script(&mut self, caller: Caller, entity: Option<(&str, Vec3)>) -> ApiResult<()> {
+        let instance = caller.instance;
+        let kinds = self.kind_set(&caller.entity_kinds);
+        let mut member = Member { info: caller, kinds, self_entity: None, inbox: VecDeque::new(), topics: Vec::new() };
+        if let Some(at) = self.returning.iter().position(|saved| saved.instance == instance) {
+            let saved = self.returning.swap_remove(at);
+            member.self_entity = saved.self_entity;
+            member.topics = saved.topics;
+            member.inbox = saved.inbox.into_iter().map(checkpoint::SavedCall::into_call).collect();
+        }
+        if let Some((prefab, position)) = entity {
+            let prefab = self.config.prefabs.find(prefab).ok_or(ApiError::NotFound)?;
+            member.self_entity = Some(self.spawn(prefab, instance, position)?);
+        }
+        self.callers.insert(member);
+        Ok(())
+    }
+
+    fn reset_script(&mut self, instance: InstanceId) {
+        let keep = self.callers.get_mut(instance).and_then(|member| {
+            member.inbox.clear();
+            member.topics.clear();
+            member.self_entity
+        });
+        let spawned: Vec<_> = self.entities.slots.iter().filter(|(_, entity)| entity.owner == instance).map(|(key, _)| crate::entities::id_of(key)).collect();
+        for id in spawned.into_iter().filter(|id| Some(*id) != keep) {
+            self.destroy(id);
+        }
+        self.open_calls.forget_caller(instance);
+        for handle in self.sounds.take_of(instance) {
+            self.command(ClientCommand::StopSound { handle });
+        }
+    }
+
+    fn remove_script(&mut self, instance: InstanceId) {
+        self.reset_script(instance);
+        if let Some(id) = self.callers.remove(instance).and_then(|member| member.self_entity) {
+            self.destroy(id);
+        }
+    }
+
+    fn begin_tick(&mut self, now_ns: u64, tick: u64) {
+        (self.now_ns, self.tick) = (now_ns, tick);
+        for (caller, call) in self.open_calls.take_expired(now_ns) {
+            let event = Event { kind: event::NO_ANSWER, a: call, b: 0, topic: String::new(), payload: Vec::new() };
+            let _ = self.callers.push(caller, Call::Event(Box::new(event)));
+        }
+    }
+
+    fn end_tick(&mut self, dt: f32) {
+        let entities = &mut self.entities;
+        let contacts = self.physics.step(dt, |id, position, velocity, yaw| {
+            entities.set_position(id, position);
+            if let Some(entity) = entities.get_mut(id) {
+                (entity.velocity, entity.yaw) = (velocity, yaw);
+            }
+        });
+        self.contact_events(contacts);
+    }
+
+    fn take_output(&mut self) -> WorldOutput {
+        WorldOutput { commands: std::mem::take(&mut self.commands), calls: std::mem::take(&mut self.outbound), writes: self.storage.take_writes() }
+    }
+
+    fn deliver(&mut self, call: InboundCall) -> ApiResult<()> {
+        self.deliver_inbound(call)
+    }
+
+    fn deliver_reply(&mut self, call: u64, payload: Vec<u8>) {
+        self.deliver_answer(call, payload);
+    }
+
+    fn save(&self) -> Result<Vec<u8>, CodecError> {
+        checkpoint::save(self)
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), CodecError> {
+        checkpoint::restore(self, saved)
+    }
+
+    fn stats(&self) -> HostStats {
+        HostStats { entities: self.entities.len(), dropped: self.callers.dropped, open_calls: self.open_calls.len() }
+    }
+}
