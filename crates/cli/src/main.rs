@@ -1,1 +1,107 @@
-fn main(){}
+//! `aether`: the composition root. Reads the command line, the cluster file and the variables; everything else is in the crates.
+//!
+//! Start with [`main`]; each command has a file. Not here: what the commands do to worlds and scripts.
+
+mod config_file;
+mod run;
+mod script;
+mod view;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// An actor-based script cluster for game worlds: metered WebAssembly scripts, a tick budget that holds, state that survives.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot a node with its worlds from a cluster file and show what they cost. Ctrl-C saves and stops.
+    #[command(after_help = "Examples:\n  aether run cluster-config/dev.toml\n  AETHER_LIMITS__TICK_HZ=10 aether run cluster-config/dev.toml --plain --seconds 30")]
+    Run(run::RunArgs),
+    /// Try scripts without a server.
+    #[command(subcommand)]
+    Script(script::ScriptCommand),
+    /// Check a cluster file and say what is wrong with it.
+    #[command(after_help = "Example:\n  aether check-config cluster-config/dev.toml")]
+    CheckConfig {
+        /// The cluster file.
+        file: PathBuf,
+    },
+    /// The compiler's child process.
+    #[command(name = COMPILE_WORKER, hide = true)]
+    CompileWorker {
+        /// Target, slot class, canonical NaNs.
+        args: Vec<String>,
+    },
+}
+
+/// The hidden command that compiles one module.
+const COMPILE_WORKER: &str = "compile-worker";
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Command::CompileWorker { args } = &cli.command {
+        return aether_scripting::compile::worker(args);
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_env("AETHER_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Script(command) => script::run(command),
+        Command::CheckConfig { file } => config_file::load(&file).map(|config| {
+            say(&format!("{} is good: {} worlds, {} scripts", file.display(), worlds(&config), scripts(&config)));
+            ExitCode::SUCCESS
+        }),
+        Command::CompileWorker { .. } => Ok(ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        complain(&*error);
+        ExitCode::FAILURE
+    })
+}
+
+fn worlds(config: &aether_cluster::NodeConfig) -> u32 {
+    config.world.iter().map(|world| world.count).sum()
+}
+
+fn scripts(config: &aether_cluster::NodeConfig) -> u32 {
+    config.world.iter().map(|world| world.count * world.script.iter().map(|script| script.count).sum::<u32>()).sum()
+}
+
+/// A line on standard output. Nobody who closed it (`| head`) is to see a panic.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// An error with all its causes on standard error.
+fn complain(error: &(dyn std::error::Error + 'static)) {
+    use std::io::Write;
+    let mut text = format!("error: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // A transparent error is its own cause.
+        if !text.ends_with(&cause_text) {
+            text += &format!("\n  because: {cause_text}");
+        }
+        source = cause.source();
+    }
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// This program, as the compiler's child process.
+fn compiler() -> aether_scripting::compile::Compiler {
+    match std::env::current_exe() {
+        Ok(program) => aether_scripting::compile::Compiler::Child { program, args: vec![COMPILE_WORKER.to_owned()] },
+        Err(_) => aether_scripting::compile::Compiler::InProcess,
+    }
+}
+
+type CommandResult = Result<ExitCode, Box<dyn std::error::Error>>;

@@ -235,6 +235,15 @@ impl Host for Engine {
         checkpoint::restore(self, saved)
     }
 
+    fn finish_restore(&mut self) {
+        for gone in std::mem::take(&mut self.returning) {
+            self.reset_script(gone.instance);
+            if let Some(id) = gone.self_entity {
+                self.destroy(id);
+            }
+        }
+    }
+
     fn stats(&self) -> HostStats {
         HostStats { entities: self.entities.len(), dropped: self.callers.dropped, open_calls: self.open_calls.len() }
     }

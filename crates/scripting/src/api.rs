@@ -330,6 +330,8 @@ pub trait Host: EntityApi + PhysicsApi + UIApi + AudioApi + NetworkApi + Storage
         let _ = saved;
         Ok(())
     }
+    /// Every script that is to go on has been added: what belongs to the others goes.
+    fn finish_restore(&mut self) {}
     /// Counters for people.
     fn stats(&self) -> HostStats {
         HostStats::default()

@@ -87,7 +87,21 @@ pub enum ManifestError {
 impl ScriptManifest {
     /// Read and check a `script.toml`.
     pub fn parse(text: &str) -> Result<ScriptManifest, ManifestError> {
-        let manifest: ScriptManifest = toml::from_str(text).map_err(|error| ManifestError::Format(error.to_string().trim_end().to_owned()))?;
+        let default = Limits::default();
+        ScriptManifest::parse_with(text, default.fuel, default.memory_mb)
+    }
+
+    /// The same with a node's defaults for fuel and memory.
+    pub fn parse_with(text: &str, default_fuel: u64, default_memory_mb: u64) -> Result<ScriptManifest, ManifestError> {
+        let format = |error: toml::de::Error| ManifestError::Format(error.to_string().trim_end().to_owned());
+        let mut table: toml::Table = toml::from_str(text).map_err(format)?;
+        if let Some(limits) = table.entry("limits").or_insert_with(|| toml::Table::new().into()).as_table_mut() {
+            limits.entry("fuel").or_insert((default_fuel as i64).into());
+            limits.entry("memory_mb").or_insert((default_memory_mb as i64).into());
+        }
+        // A second reading of the text gives errors their line.
+        toml::from_str::<ScriptManifest>(text).map_err(format)?;
+        let manifest: ScriptManifest = table.try_into().map_err(format)?;
         manifest.check()?;
         Ok(manifest)
     }

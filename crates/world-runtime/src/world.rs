@@ -288,6 +288,11 @@ impl World {
         Ok(())
     }
 
+    /// Every script that is to go on has been added.
+    pub fn finish_restore(&mut self) {
+        self.context().host.finish_restore();
+    }
+
     /// Its settings.
     pub fn config(&self) -> &WorldConfig {
         &self.config
@@ -725,6 +730,11 @@ impl World {
                 }
             })
             .collect()
+    }
+
+    /// The name of a script.
+    pub fn name_at(&self, key: ScriptKey) -> Option<&str> {
+        self.slots.get(key.0 as usize)?.as_ref().map(|slot| slot.parts.name.as_str())
     }
 
     /// The name of an instance, for log lines.

@@ -1,0 +1,78 @@
+//! `aether run`: a node from a cluster file, a live view, a clean stop.
+
+use crate::view::{self, View};
+use crate::{CommandResult, compiler, config_file, say};
+use aether_cluster::{Node, WorldState};
+use clap::Args;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Arguments of `aether run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The cluster file.
+    file: PathBuf,
+    /// Plain lines instead of the live view. Always so when standard output is not a terminal.
+    #[arg(long)]
+    plain: bool,
+    /// Stop by itself after this many seconds.
+    #[arg(long, value_name = "N")]
+    seconds: Option<f64>,
+    /// Also print one JSON object a second with everything that the view shows (implies --plain).
+    #[arg(long)]
+    json: bool,
+}
+
+/// Between two looks at the node.
+const REFRESH: Duration = Duration::from_millis(250);
+
+pub(crate) fn run(args: &RunArgs) -> CommandResult {
+    let config = config_file::load(&args.file)?;
+    let base = args.file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| std::path::Path::new("."));
+    let signals = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&signals);
+    ctrlc::set_handler(move || {
+        // The first asks for a clean stop; who presses twice more does not want to wait for it.
+        if seen.fetch_add(1, Ordering::Relaxed) >= 2 {
+            std::process::exit(130);
+        }
+    })?;
+    let begin = Instant::now();
+    let terminal = std::io::stdout().is_terminal() && !args.plain && !args.json;
+    let node = Node::start(&config, base, compiler(), |what| tracing::info!(what, "starting"))?;
+    say(&format!(
+        "node {} up in {:.0} ms: {} worlds, {} scripts. Ctrl-C saves and stops.",
+        config.node.name,
+        begin.elapsed().as_secs_f64() * 1e3,
+        crate::worlds(&config),
+        crate::scripts(&config)
+    ));
+    let deadline = args.seconds.map(|seconds| begin + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+    let mut view: Box<dyn View> = if terminal { Box::new(view::Terminal::open()?) } else { Box::new(view::Lines::new(args.json)) };
+    let mut all_ended = false;
+    while signals.load(Ordering::Relaxed) == 0 && !deadline.is_some_and(|deadline| Instant::now() >= deadline) && !all_ended {
+        let status = node.status();
+        all_ended = !status.worlds.is_empty() && status.worlds.iter().all(|world| matches!(world.state, WorldState::Ended { .. }));
+        if view.show(&status, node.events())? {
+            break;
+        }
+        std::thread::sleep(REFRESH);
+    }
+    drop(view);
+    say("stopping: on_stop for every script, then a checkpoint of every world");
+    let events = node.events().clone();
+    let (_, seen) = events.since(0);
+    let report = node.stop();
+    for event in events.since(seen).0 {
+        say(&format!("  {event}"));
+    }
+    for (world, cause) in &report.failed {
+        say(&format!("world {world} was NOT saved: {cause}"));
+    }
+    say(&format!("{} worlds saved. Run the same command to go on.", report.saved));
+    Ok(if report.failed.is_empty() && !all_ended { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

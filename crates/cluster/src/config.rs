@@ -1,0 +1,375 @@
+//! The cluster file: a node, its worlds, their scripts.
+//!
+//! Start with [`NodeConfig`]; its `Default` is the documentation's. Reading files and variables is the command line's; [`NodeConfig::check`]
+//! compares every field with its range and names all that are wrong. Paths are relative to the file's folder.
+
+use aether_scripting::ActionRates;
+use aether_types::{ScriptId, WorldId};
+use aether_world_runtime::{OverloadConfig, SchedulerConfig, WorldConfig};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The `[node]` table.
+    pub node: NodeSection,
+    /// The `[server]` table: what the `AETHER_SERVER_*` variables override.
+    pub server: ServerSection,
+    /// The `[limits]` table: what every world gets that says nothing else.
+    pub limits: WorldLimits,
+    /// The `[[world]]` tables.
+    pub world: Vec<WorldSpec>,
+}
+
+/// The node itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeSection {
+    /// Its name.
+    pub name: String,
+    /// Where state is kept.
+    pub data_dir: PathBuf,
+    /// Threads that tick worlds; 0 means one less than there are cores.
+    pub tick_threads: usize,
+    /// Instances of scripts with up to 4 MiB of memory.
+    pub instances_small: u32,
+    /// Instances of scripts with up to 64 MiB of memory.
+    pub instances_large: u32,
+}
+
+impl Default for NodeSection {
+    fn default() -> NodeSection {
+        NodeSection { name: "node".into(), data_dir: "data".into(), tick_threads: 0, instances_small: 10_000, instances_large: 1_000 }
+    }
+}
+
+/// The server runtime.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSection {
+    /// Directory of AOT artifacts. `AETHER_SERVER_AOT_CACHE_DIR`
+    pub aot_cache_dir: PathBuf,
+    /// Loaded modules per world. `AETHER_SERVER_MAX_MODULES`
+    pub max_modules: usize,
+    /// Fuel per script execution, for scripts whose manifest says nothing. `AETHER_SERVER_DEFAULT_FUEL`
+    pub default_fuel: u64,
+    /// Memory cap per script, MiB, for scripts whose manifest says nothing. `AETHER_SERVER_DEFAULT_MEMORY_MB`
+    pub default_memory_mb: u64,
+    /// One bit pattern for NaNs: runs repeat on other machines, float code is up to 1.7 times slower.
+    pub canonical_nans: bool,
+}
+
+impl Default for ServerSection {
+    fn default() -> ServerSection {
+        ServerSection {
+            aot_cache_dir: "/tmp/aether/aot_cache".into(),
+            max_modules: 256,
+            default_fuel: 1_000_000,
+            default_memory_mb: 64,
+            canonical_nans: false,
+        }
+    }
+}
+
+/// What a world may use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorldLimits {
+    /// Ticks a second.
+    pub tick_hz: f64,
+    /// CPU time of a tick, milliseconds.
+    pub tick_budget_ms: f64,
+    /// Priority gained for each tick deferred.
+    pub ageing: u32,
+    /// Scripts paused in the middle of a call at a time.
+    pub paused_max: usize,
+    /// Scripts at a time.
+    pub scripts_max: usize,
+    /// Entities at a time.
+    pub entities_max: usize,
+    /// Memory of all scripts together, MiB.
+    pub memory_mb: u64,
+    /// Keys and values in storage, MiB.
+    pub storage_mb: usize,
+    /// Utilisation (0 to 1) of the tick budget over ten seconds above which scripts are suspended.
+    pub suspend_above: f32,
+    /// Utilisation below which they come back.
+    pub resume_below: f32,
+    /// Restarts of one script in a minute after which it is parked.
+    pub restart_intensity: u32,
+    /// Seconds between two checkpoints.
+    pub checkpoint_seconds: f64,
+}
+
+impl Default for WorldLimits {
+    fn default() -> WorldLimits {
+        WorldLimits {
+            tick_hz: 20.0,
+            tick_budget_ms: 8.0,
+            ageing: 10,
+            paused_max: 64,
+            scripts_max: 20_000,
+            entities_max: 20_000,
+            memory_mb: 1_024,
+            storage_mb: 64,
+            suspend_above: 0.9,
+            resume_below: 0.6,
+            restart_intensity: 5,
+            checkpoint_seconds: 30.0,
+        }
+    }
+}
+
+/// A `[[world]]` table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorldSpec {
+    /// Its name.
+    pub name: String,
+    /// How many of it: more than one are named NAME-1, NAME-2 …
+    #[serde(default = "one")]
+    pub count: u32,
+    /// Its prefabs.
+    pub prefabs: Option<PathBuf>,
+    /// Where its scripts are: DIR/NAME/NAME.wasm and DIR/NAME/script.toml.
+    #[serde(default = "scripts_dir")]
+    pub scripts_dir: PathBuf,
+    /// Seeds the randomness of its scripts.
+    #[serde(default)]
+    pub seed: u64,
+    /// Limits of its own; a field that is left out is the `[limits]` table's.
+    #[serde(default)]
+    pub limits: Option<WorldLimitsOverride>,
+    /// Its scripts.
+    #[serde(default)]
+    pub script: Vec<ScriptSpec>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn scripts_dir() -> PathBuf {
+    "scripts".into()
+}
+
+/// Limits of one world that differ from the file's.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorldLimitsOverride {
+    /// Ticks a second.
+    pub tick_hz: Option<f64>,
+    /// CPU time of a tick, milliseconds.
+    pub tick_budget_ms: Option<f64>,
+    /// Seconds between two checkpoints.
+    pub checkpoint_seconds: Option<f64>,
+}
+
+/// A `[[world.script]]` table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptSpec {
+    /// The script.
+    pub script: String,
+    /// Its name in the world; the script's if it says nothing.
+    pub name: Option<String>,
+    /// How many of it: more than one are named NAME-1, NAME-2 …
+    #[serde(default = "one")]
+    pub count: u32,
+    /// The prefab of its own entity.
+    pub prefab: Option<String>,
+    /// Where that begins, metres.
+    #[serde(default)]
+    pub position: [f32; 3],
+}
+
+/// A field that is out of range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {value}, allowed is {allowed}")]
+pub struct FieldError {
+    /// Which field, with its table.
+    pub field: String,
+    /// Its value.
+    pub value: String,
+    /// What is allowed.
+    pub allowed: &'static str,
+}
+
+/// All fields that are out of range. The operator's to fix.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigError(pub Vec<FieldError>);
+
+struct Checker(Vec<FieldError>);
+
+impl Checker {
+    fn range<T: PartialOrd + std::fmt::Display>(&mut self, field: &str, value: T, range: std::ops::RangeInclusive<T>, allowed: &'static str) {
+        if !range.contains(&value) {
+            self.bad(field, value.to_string(), allowed);
+        }
+    }
+
+    fn bad(&mut self, field: &str, value: String, allowed: &'static str) {
+        self.0.push(FieldError { field: field.to_owned(), value, allowed });
+    }
+}
+
+const NAME: &str = "1 to 47 of a-z, 0-9, '-' and '_', a letter first";
+
+impl NodeConfig {
+    /// Compare every field with its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let mut c = Checker(Vec::new());
+        if WorldId::new(&self.node.name).is_err() {
+            c.bad("node.name", format!("{:?}", self.node.name), NAME);
+        }
+        c.range("node.tick_threads", self.node.tick_threads, 0..=256, "0 to 256");
+        c.range("node.instances_small", self.node.instances_small, 1..=1_000_000, "1 to 1000000");
+        c.range("node.instances_large", self.node.instances_large, 0..=100_000, "0 to 100000");
+        c.range("server.max_modules", self.server.max_modules, 1..=65_536, "1 to 65536");
+        c.range("server.default_fuel", self.server.default_fuel, 1_000..=1_000_000_000, "1000 to 1000000000");
+        c.range("server.default_memory_mb", self.server.default_memory_mb, 1..=64, "1 to 64");
+        check_limits(&mut c, "limits", &self.limits);
+        let mut names = std::collections::HashSet::new();
+        for (i, world) in self.world.iter().enumerate() {
+            let at = format!("world[{i}]");
+            if WorldId::new(&world.name).is_err() {
+                c.bad(&format!("{at}.name"), format!("{:?}", world.name), NAME);
+            } else if !names.insert(&world.name) {
+                c.bad(&format!("{at}.name"), format!("{:?}", world.name), "a name that no other world has");
+            }
+            c.range(&format!("{at}.count"), world.count, 1..=100_000, "1 to 100000");
+            check_limits(&mut c, &format!("{at}.limits"), &world.limits(&self.limits));
+            check_scripts(&mut c, &at, world);
+        }
+        if c.0.is_empty() { Ok(()) } else { Err(ConfigError(c.0)) }
+    }
+}
+
+fn check_limits(c: &mut Checker, at: &str, limits: &WorldLimits) {
+    let field = |name: &str| format!("{at}.{name}");
+    c.range(&field("tick_hz"), limits.tick_hz, 0.1..=240.0, "0.1 to 240 ticks a second");
+    c.range(&field("tick_budget_ms"), limits.tick_budget_ms, 0.1..=1_000.0, "0.1 to 1000 milliseconds");
+    if limits.tick_budget_ms > 1_000.0 / limits.tick_hz {
+        c.bad(&field("tick_budget_ms"), limits.tick_budget_ms.to_string(), "at most the time between two ticks, 1000 / tick_hz");
+    }
+    c.range(&field("ageing"), limits.ageing, 1..=1_000, "1 to 1000");
+    c.range(&field("paused_max"), limits.paused_max, 0..=100_000, "0 to 100000");
+    c.range(&field("scripts_max"), limits.scripts_max, 1..=1_000_000, "1 to 1000000");
+    c.range(&field("entities_max"), limits.entities_max, 1..=1_000_000, "1 to 1000000");
+    c.range(&field("memory_mb"), limits.memory_mb, 1..=1_048_576, "1 to 1048576");
+    c.range(&field("storage_mb"), limits.storage_mb, 1..=16_384, "1 to 16384");
+    c.range(&field("suspend_above"), limits.suspend_above, 0.1..=2.0, "0.1 to 2");
+    c.range(&field("resume_below"), limits.resume_below, 0.0..=1.5, "0 to 1.5");
+    if limits.resume_below >= limits.suspend_above {
+        c.bad(&field("resume_below"), limits.resume_below.to_string(), "less than suspend_above");
+    }
+    c.range(&field("restart_intensity"), limits.restart_intensity, 0..=1_000, "0 to 1000");
+    c.range(&field("checkpoint_seconds"), limits.checkpoint_seconds, 1.0..=86_400.0, "1 to 86400");
+}
+
+fn check_scripts(c: &mut Checker, at: &str, world: &WorldSpec) {
+    let mut names = std::collections::HashSet::new();
+    for (i, script) in world.script.iter().enumerate() {
+        let at = format!("{at}.script[{i}]");
+        if ScriptId::new(&script.script).is_err() {
+            c.bad(&format!("{at}.script"), format!("{:?}", script.script), NAME);
+        }
+        let name = script.name.as_ref().unwrap_or(&script.script);
+        if ScriptId::new(name).is_err() {
+            c.bad(&format!("{at}.name"), format!("{name:?}"), NAME);
+        }
+        if !names.insert(name) {
+            c.bad(&format!("{at}.name"), format!("{name:?}"), "a name that no other script of the world has");
+        }
+        c.range(&format!("{at}.count"), script.count, 1..=100_000, "1 to 100000");
+        if script.position.iter().any(|v| v.is_nan() || v.abs() > 8_192.0) {
+            c.bad(&format!("{at}.position"), format!("{:?}", script.position), "coordinates from -8192 to 8192");
+        }
+    }
+}
+
+impl WorldSpec {
+    /// The file's limits with this world's own over them.
+    pub fn limits(&self, base: &WorldLimits) -> WorldLimits {
+        let own = self.limits.unwrap_or_default();
+        WorldLimits {
+            tick_hz: own.tick_hz.unwrap_or(base.tick_hz),
+            tick_budget_ms: own.tick_budget_ms.unwrap_or(base.tick_budget_ms),
+            checkpoint_seconds: own.checkpoint_seconds.unwrap_or(base.checkpoint_seconds),
+            ..base.clone()
+        }
+    }
+
+    /// The names of its copies.
+    pub fn names(&self) -> Vec<String> {
+        numbered(&self.name, self.count)
+    }
+}
+
+impl ScriptSpec {
+    /// The names of its instances.
+    pub fn names(&self) -> Vec<String> {
+        numbered(self.name.as_ref().unwrap_or(&self.script), self.count)
+    }
+}
+
+fn numbered(name: &str, count: u32) -> Vec<String> {
+    if count == 1 { vec![name.to_owned()] } else { (1..=count).map(|n| format!("{name}-{n}")).collect() }
+}
+
+impl WorldLimits {
+    /// As the world runtime takes them.
+    pub fn world_config(&self, id: WorldId, seed: u64, modules_max: usize) -> WorldConfig {
+        WorldConfig {
+            scheduler: SchedulerConfig {
+                budget_ns: (self.tick_budget_ms * 1e6) as u64,
+                ageing: self.ageing,
+                quantum: aether_scripting::sandbox::FIBRE_QUANTUM,
+                paused_max: self.paused_max,
+            },
+            overload: OverloadConfig { suspend_above: self.suspend_above, resume_below: self.resume_below, ..OverloadConfig::default() },
+            memory_bytes_max: self.memory_mb << 20,
+            rates: ActionRates::world(),
+            scripts_max: self.scripts_max,
+            modules_max,
+            restart_intensity: self.restart_intensity,
+            seed,
+            ..WorldConfig::new(id)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_in_range() {
+        assert_eq!(NodeConfig::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn every_bad_field_is_named_with_what_is_allowed() {
+        let text = r#"
+            [limits]
+            tick_hz = 0.0
+            resume_below = 1.0
+            [[world]]
+            name = "Town Hall"
+            [[world.script]]
+            script = "guard"
+            count = 0
+            [[world.script]]
+            script = "guard"
+        "#;
+        let error = toml::from_str::<NodeConfig>(text).unwrap().check().unwrap_err();
+        let fields: Vec<_> = error.0.iter().map(|e| e.field.as_str()).collect();
+        for wanted in ["limits.tick_hz", "limits.resume_below", "world[0].name", "world[0].script[0].count", "world[0].script[1].name"] {
+            assert!(fields.contains(&wanted), "{wanted} in {fields:?}");
+        }
+        assert!(error.to_string().contains("limits.tick_hz is 0, allowed is 0.1 to 240 ticks a second"), "{error}");
+    }
+}

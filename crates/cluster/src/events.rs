@@ -1,0 +1,116 @@
+//! What happened on a node, for people: the last few thousand events, in order.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Something that an operator or an author wants to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeEvent {
+    /// A script wrote a line.
+    Log {
+        /// Its world.
+        world: String,
+        /// Its name there.
+        script: String,
+        /// 0 error, 1 warning, 2 info, 3 debug.
+        level: u8,
+        /// What.
+        text: String,
+    },
+    /// A script ended badly.
+    ScriptEnded {
+        /// Its world.
+        world: String,
+        /// Its name there.
+        script: String,
+        /// How.
+        cause: String,
+        /// Whether it will not be restarted.
+        parked: bool,
+    },
+    /// Overload protection took a step.
+    Overload {
+        /// The world.
+        world: String,
+        /// What it did.
+        action: String,
+    },
+    /// A world ended.
+    WorldEnded {
+        /// Which.
+        world: String,
+        /// Why.
+        cause: String,
+    },
+}
+
+impl std::fmt::Display for NodeEvent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NodeEvent::Log { world, script, level, text } => {
+                let level = ["error", "warn", "info", "debug"].get(*level as usize).unwrap_or(&"info");
+                write!(f, "{world}/{script} {level}: {text}")
+            }
+            NodeEvent::ScriptEnded { world, script, cause, parked: true } => write!(f, "{world}/{script} parked: {cause}"),
+            NodeEvent::ScriptEnded { world, script, cause, parked: false } => write!(f, "{world}/{script} ended, comes back: {cause}"),
+            NodeEvent::Overload { world, action } => write!(f, "{world} overload: {action}"),
+            NodeEvent::WorldEnded { world, cause } => write!(f, "{world} ended: {cause}"),
+        }
+    }
+}
+
+/// Events kept.
+const EVENTS_MAX: usize = 4_096;
+
+/// The last events of a node. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct EventLog(Arc<Mutex<Events>>);
+
+#[derive(Debug, Default)]
+struct Events {
+    list: VecDeque<NodeEvent>,
+    /// How many there have been.
+    count: u64,
+}
+
+impl EventLog {
+    pub(crate) fn push(&self, event: NodeEvent) {
+        match &event {
+            NodeEvent::Log { world, script, level, text } => tracing::debug!(world, script, level, text, "script log"),
+            NodeEvent::ScriptEnded { world, script, cause, parked } => tracing::info!(world, script, cause, parked, "script ended"),
+            NodeEvent::Overload { world, action } => tracing::info!(world, action, "overload"),
+            NodeEvent::WorldEnded { world, cause } => tracing::error!(world, cause, "world ended"),
+        }
+        let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        events.count += 1;
+        events.list.push_back(event);
+        if events.list.len() > EVENTS_MAX {
+            events.list.pop_front();
+        }
+    }
+
+    /// The events after the first `seen`, and how many there have been in all: the next call's `seen`.
+    pub fn since(&self, seen: u64) -> (Vec<NodeEvent>, u64) {
+        let events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = (events.count - seen.min(events.count)) as usize;
+        let skip = events.list.len().saturating_sub(new);
+        (events.list.iter().skip(skip).cloned().collect(), events.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_events_go_and_a_reader_sees_each_new_one_once() {
+        let log = EventLog::default();
+        let event = |n: usize| NodeEvent::WorldEnded { world: n.to_string(), cause: String::new() };
+        (0..EVENTS_MAX + 10).for_each(|n| log.push(event(n)));
+        let (events, seen) = log.since(0);
+        assert_eq!((events.len(), seen), (EVENTS_MAX, EVENTS_MAX as u64 + 10));
+        assert_eq!(events[0], event(10));
+        log.push(event(7));
+        assert_eq!(log.since(seen), (vec![event(7)], seen + 1));
+    }
+}

@@ -1,0 +1,112 @@
+//! The output gate: what a tick sends out of its world leaves when everything the world wrote before it is durable.
+//!
+//! [`OutputGate`] is a plain queue of (commit number, output); [`Durable`] is what the store's thread tells. Bounded: a world whose gate
+//! is full holds its ticks until the disk has caught up.
+
+use aether_scripting::output::{ClientCommand, OutboundCall};
+use aether_store::StoreError;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Ticks whose output may wait. At 20 Hz that is three seconds of a slow disk.
+const WAITING_MAX: usize = 64;
+
+/// What the store has done for one world.
+#[derive(Debug, Default)]
+pub(crate) struct Durable {
+    seq: AtomicU64,
+    failed: Mutex<Option<StoreError>>,
+}
+
+impl Durable {
+    pub fn new(seq: u64) -> Arc<Durable> {
+        Arc::new(Durable { seq: AtomicU64::new(seq), failed: Mutex::new(None) })
+    }
+
+    /// Called by the store's thread, in order.
+    pub fn report(&self, seq: u64, result: Result<(), StoreError>) {
+        match result {
+            Ok(()) => self.seq.store(seq, Ordering::Release),
+            // The first failure counts: those after it follow from it.
+            Err(error) => {
+                self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    }
+
+    pub fn failure(&self) -> Option<StoreError> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What leaves a world, without what goes to the store.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Output {
+    pub commands: Vec<ClientCommand>,
+    pub calls: Vec<OutboundCall>,
+}
+
+/// Output that waits.
+#[derive(Debug)]
+pub(crate) struct OutputGate {
+    durable: Arc<Durable>,
+    waiting: VecDeque<(u64, Output)>,
+}
+
+impl OutputGate {
+    pub fn new(durable: Arc<Durable>) -> OutputGate {
+        OutputGate { durable, waiting: VecDeque::new() }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() >= WAITING_MAX
+    }
+
+    /// Output that may leave when commit `seq` is durable.
+    pub fn hold(&mut self, seq: u64, output: Output) {
+        if !output.commands.is_empty() || !output.calls.is_empty() {
+            self.waiting.push_back((seq, output));
+        }
+    }
+
+    /// The oldest output that may leave.
+    pub fn release(&mut self) -> Option<Output> {
+        let durable = self.durable.seq.load(Ordering::Acquire);
+        self.waiting.pop_front_if(|(seq, _)| *seq <= durable).map(|(_, output)| output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aether_scripting::{EntityId, PlayerId};
+
+    fn output(n: u64) -> Output {
+        let _ = PlayerId(0);
+        Output { commands: vec![ClientCommand::Gone { entity: EntityId(n) }], calls: Vec::new() }
+    }
+
+    #[test]
+    fn nothing_leaves_before_the_writes_that_came_before_it() {
+        let durable = Durable::new(4);
+        let mut gate = OutputGate::new(Arc::clone(&durable));
+        gate.hold(4, output(1));
+        gate.hold(6, output(2));
+        gate.hold(6, output(3));
+        assert_eq!((gate.release(), gate.release()), (Some(output(1)), None));
+        durable.report(5, Ok(()));
+        assert_eq!(gate.release(), None);
+        durable.report(6, Ok(()));
+        assert_eq!((gate.release(), gate.release(), gate.release()), (Some(output(2)), Some(output(3)), None));
+    }
+
+    #[test]
+    fn after_a_failure_nothing_leaves() {
+        let durable = Durable::new(0);
+        let mut gate = OutputGate::new(Arc::clone(&durable));
+        gate.hold(1, output(1));
+        durable.report(1, Err(StoreError::Busy));
+        assert!(gate.release().is_none() && durable.failure().is_some());
+    }
+}

@@ -1,0 +1,87 @@
+//! What a node tells about itself: a plain value, published once a second.
+
+use aether_scripting::HostStats;
+use aether_world_runtime::ScriptStatus;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What a world is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+#[serde(rename_all = "lowercase", tag = "state")]
+pub enum WorldState {
+    /// It is being built or read from the store.
+    #[default]
+    Starting,
+    /// It ticks.
+    Ticking,
+    /// Its output waits for the disk.
+    Held,
+    /// It ended.
+    Ended {
+        /// Why.
+        cause: String,
+    },
+    /// It was stopped and its state saved.
+    Stopped,
+}
+
+/// A world, over the last second.
+#[derive(Debug, Clone, Serialize, Default)]
+pub struct WorldStatus {
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: WorldState,
+    /// Its last tick.
+    pub tick: u64,
+    /// Ticks in the last second.
+    pub ticks: u64,
+    /// Ticks skipped since the node started.
+    pub missed_ticks: u64,
+    /// CPU time of a tick, microseconds.
+    pub tick_p50_us: f64,
+    /// CPU time of a tick, microseconds.
+    pub tick_p99_us: f64,
+    /// CPU time of a tick, microseconds.
+    pub tick_max_us: f64,
+    /// The tick budget, microseconds.
+    pub budget_us: f64,
+    /// CPU time of the engine in a tick, microseconds, on average.
+    pub engine_us: f64,
+    /// Used / budget over ten seconds.
+    pub utilisation: f32,
+    /// Turns in the last second.
+    pub turns: u64,
+    /// Deferrals in the last second.
+    pub deferred: u64,
+    /// Scripts that are paused.
+    pub paused: usize,
+    /// Scripts that are suspended.
+    pub suspended: usize,
+    /// Scripts that are parked.
+    pub parked: usize,
+    /// Bytes of memory of its scripts.
+    pub memory_bytes: u64,
+    /// Commands to clients since the node started.
+    pub commands: u64,
+    /// Calls to other worlds since the node started.
+    pub calls_out: u64,
+    /// Calls from other worlds refused since the node started.
+    pub calls_refused: u64,
+    /// The engine's counters.
+    pub host: HostStats,
+    /// The number of its last commit.
+    pub commit_seq: u64,
+    /// Its scripts.
+    pub scripts: Arc<Vec<ScriptStatus>>,
+}
+
+/// A node.
+#[derive(Debug, Clone, Serialize, Default)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// Its worlds.
+    pub worlds: Vec<WorldStatus>,
+}
