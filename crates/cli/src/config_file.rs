@@ -21,6 +21,7 @@ pub(crate) fn load(file: &Path) -> Result<NodeConfig, Box<dyn std::error::Error>
     if !file.is_file() {
         return Err(format!("there is no cluster file {}: see cluster-config/ for examples", file.display()).into());
     }
+    refuse_unknown()?;
     let env = Env::prefixed("AETHER_").map(|key| {
         let key = key.as_str().to_uppercase();
         match NAMED.iter().find(|(name, _)| *name == key) {
@@ -31,8 +32,34 @@ pub(crate) fn load(file: &Path) -> Result<NodeConfig, Box<dyn std::error::Error>
     // Others (AETHER_LOG, AETHER_SCRIPT_*) are not the file's.
     let env = env.filter(|key| key.as_str().contains('.'));
     let config: NodeConfig = Figment::new().merge(Toml::file_exact(file)).merge(env).extract().map_err(|error| explain(&error))?;
-    config.check().map_err(|error| format!("{}:\n{error}", file.display()))?;
+    config.check().map_err(|error| blame_source(file, &error))?;
     Ok(config)
+}
+
+/// A variable that looks like a setting and is none: a typing error, which would be ignored without a word.
+fn refuse_unknown() -> Result<(), String> {
+    let named = |key: &str| NAMED.iter().any(|(name, _)| *name == key);
+    for (variable, _) in std::env::vars_os() {
+        let variable = variable.to_string_lossy();
+        let Some(key) = variable.strip_prefix("AETHER_") else { continue };
+        let table = ["NODE_", "SERVER_", "LIMITS_", "WORLD_"].iter().any(|table| key.starts_with(table));
+        if table && !key.contains("__") && !named(key) {
+            return Err(format!("variable {variable} is not a setting: a field's variable is AETHER_<TABLE>__<FIELD>, with two underscores"));
+        }
+    }
+    Ok(())
+}
+
+/// Say of each field that is out of range whether a variable or the file set it.
+fn blame_source(file: &Path, error: &aether_cluster::ConfigError) -> String {
+    let lines = error.0.iter().map(|field| {
+        let variable = variable_of(&field.field);
+        match std::env::var_os(&variable) {
+            Some(_) => format!("variable {variable}: {field}"),
+            None => format!("{}: {field}", file.display()),
+        }
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn explain(error: &figment::Error) -> String {

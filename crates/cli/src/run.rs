@@ -20,8 +20,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     plain: bool,
     /// Stop by itself after this many seconds.
-    #[arg(long, value_name = "N")]
-    seconds: Option<f64>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=31_536_000))]
+    seconds: Option<u32>,
     /// Also print one JSON object a second with everything that the view shows (implies --plain).
     #[arg(long)]
     json: bool,
@@ -51,13 +51,14 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
         crate::worlds(&config),
         crate::scripts(&config)
     ));
-    let deadline = args.seconds.map(|seconds| begin + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+    let deadline = args.seconds.map(|seconds| begin + Duration::from_secs(seconds.into()));
     let mut view: Box<dyn View> = if terminal { Box::new(view::Terminal::open()?) } else { Box::new(view::Lines::new(args.json)) };
     let mut all_ended = false;
     while signals.load(Ordering::Relaxed) == 0 && !deadline.is_some_and(|deadline| Instant::now() >= deadline) && !all_ended {
         let status = node.status();
         all_ended = !status.worlds.is_empty() && status.worlds.iter().all(|world| matches!(world.state, WorldState::Ended { .. }));
-        if view.show(&status, node.events())? {
+        // Also when the screen is gone: what follows saves the worlds.
+        if view.show(&status, node.events()).unwrap_or(true) {
             break;
         }
         std::thread::sleep(REFRESH);

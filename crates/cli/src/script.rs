@@ -120,7 +120,7 @@ fn execute(args: &RunArgs) -> CommandResult {
     let instance = InstanceId(1);
     // One call at a time, each with all its fuel: what a server would spread over ticks is shown as it is.
     let policy = ServerResourcePolicy { fuel_budget: fuel, on_budget: OnBudget::Terminate, ..manifest.policy() };
-    let spec = InstanceSpec { instance, version: Version(1), policy, groups: manifest.groups(), rates: manifest.limits.rates, seed: args.seed, random: None, directory: None };
+    let spec = InstanceSpec { instance, version: Version(1), policy, groups: manifest.groups(), rates: manifest.limits.rates, seed: args.seed, random: None, drained_at_ns: None, directory: None };
     let mut script = runtime.instance(&module, &spec)?;
     let mut world = Some(WorldContext::new(Box::new(engine_for(args, &manifest, instance)?), ActionLimiter::new(&ActionRates::world())));
     let dt_ns = (1e9 / args.tick_hz.clamp(0.1, 1e6)) as u64;

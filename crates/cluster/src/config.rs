@@ -235,12 +235,8 @@ impl NodeConfig {
         let mut names = std::collections::HashSet::new();
         for (i, world) in self.world.iter().enumerate() {
             let at = format!("world[{i}]");
-            if WorldId::new(&world.name).is_err() {
-                c.bad(&format!("{at}.name"), format!("{:?}", world.name), NAME);
-            } else if !names.insert(&world.name) {
-                c.bad(&format!("{at}.name"), format!("{:?}", world.name), "a name that no other world has");
-            }
             c.range(&format!("{at}.count"), world.count, 1..=100_000, "1 to 100000");
+            check_names(&mut c, &at, world.names(), &mut names, "a name that no other world has");
             check_limits(&mut c, &format!("{at}.limits"), &world.limits(&self.limits));
             check_scripts(&mut c, &at, world);
         }
@@ -270,6 +266,18 @@ fn check_limits(c: &mut Checker, at: &str, limits: &WorldLimits) {
     c.range(&field("checkpoint_seconds"), limits.checkpoint_seconds, 1.0..=86_400.0, "1 to 86400");
 }
 
+/// Names with their numbers: NAME-1 of one table may be another's NAME.
+fn check_names(c: &mut Checker, at: &str, names: Vec<String>, taken: &mut std::collections::HashSet<String>, unique: &'static str) {
+    for name in names {
+        if WorldId::new(&name).is_err() {
+            return c.bad(&format!("{at}.name"), format!("{name:?}"), NAME);
+        }
+        if let Some(name) = taken.replace(name) {
+            return c.bad(&format!("{at}.name"), format!("{name:?}"), unique);
+        }
+    }
+}
+
 fn check_scripts(c: &mut Checker, at: &str, world: &WorldSpec) {
     let mut names = std::collections::HashSet::new();
     for (i, script) in world.script.iter().enumerate() {
@@ -277,13 +285,7 @@ fn check_scripts(c: &mut Checker, at: &str, world: &WorldSpec) {
         if ScriptId::new(&script.script).is_err() {
             c.bad(&format!("{at}.script"), format!("{:?}", script.script), NAME);
         }
-        let name = script.name.as_ref().unwrap_or(&script.script);
-        if ScriptId::new(name).is_err() {
-            c.bad(&format!("{at}.name"), format!("{name:?}"), NAME);
-        }
-        if !names.insert(name) {
-            c.bad(&format!("{at}.name"), format!("{name:?}"), "a name that no other script of the world has");
-        }
+        check_names(c, &at, script.names(), &mut names, "a name that no other script of the world has");
         c.range(&format!("{at}.count"), script.count, 1..=100_000, "1 to 100000");
         if script.position.iter().any(|v| v.is_nan() || v.abs() > 8_192.0) {
             c.bad(&format!("{at}.position"), format!("{:?}", script.position), "coordinates from -8192 to 8192");
@@ -317,7 +319,7 @@ impl ScriptSpec {
 }
 
 fn numbered(name: &str, count: u32) -> Vec<String> {
-    if count == 1 { vec![name.to_owned()] } else { (1..=count).map(|n| format!("{name}-{n}")).collect() }
+    if count == 1 { vec![name.to_owned()] } else { (1..=count.min(100_000)).map(|n| format!("{name}-{n}")).collect() }
 }
 
 impl WorldLimits {

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Ticks whose output may wait. At 20 Hz that is three seconds of a slow disk.
+/// Commits and ticks whose output may wait. At 20 Hz that is three seconds of a slow disk.
 const WAITING_MAX: usize = 64;
 
 /// What the store has done for one world.
@@ -59,8 +59,9 @@ impl OutputGate {
         OutputGate { durable, waiting: VecDeque::new() }
     }
 
-    pub fn is_full(&self) -> bool {
-        self.waiting.len() >= WAITING_MAX
+    /// Whether the disk is too far behind a world whose last commit is `seq`.
+    pub fn is_full(&self, seq: u64) -> bool {
+        self.waiting.len() >= WAITING_MAX || seq.saturating_sub(self.durable.seq.load(Ordering::Acquire)) >= WAITING_MAX as u64
     }
 
     /// Output that may leave when commit `seq` is durable.
@@ -80,10 +81,9 @@ impl OutputGate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aether_scripting::{EntityId, PlayerId};
+    use aether_scripting::EntityId;
 
     fn output(n: u64) -> Output {
-        let _ = PlayerId(0);
         Output { commands: vec![ClientCommand::Gone { entity: EntityId(n) }], calls: Vec::new() }
     }
 
@@ -106,7 +106,7 @@ mod tests {
         let durable = Durable::new(0);
         let mut gate = OutputGate::new(Arc::clone(&durable));
         gate.hold(1, output(1));
-        durable.report(1, Err(StoreError::Busy));
+        durable.report(1, Err(StoreError::Closed));
         assert!(gate.release().is_none() && durable.failure().is_some());
     }
 }

@@ -8,10 +8,10 @@ use crate::gate::{Durable, Output, OutputGate};
 use crate::pacer::Pacer;
 use crate::status::{WorldState, WorldStatus};
 use aether_scripting::instance::thread_cpu_ns;
-use aether_scripting::output::{InboundCall, OutboundCall, StorageWrite};
+use aether_scripting::output::{InboundCall, OutboundCall, StorageWrite, WorldOutput};
 use aether_store::{Batch, Claim, KvWrite, Store, StoreError};
 use aether_types::{WorldId, codec};
-use aether_world_runtime::{OverloadAction, TickReport, World, WorldCheckpoint};
+use aether_world_runtime::{OverloadAction, TickReport, World};
 use hdrhistogram::Histogram;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -121,7 +121,7 @@ impl HostedWorld {
             return Err(error.to_string());
         }
         self.release(router);
-        if self.gate.is_full() {
+        if self.gate.is_full(self.claim.commit_seq) {
             // The disk is behind: the world waits rather than let anybody see what may be lost.
             self.publish(now_ns, WorldState::Held);
             return Ok(());
@@ -130,14 +130,9 @@ impl HostedWorld {
         let (world_now_ns, dt) = (self.clock_base_ns + now_ns, self.pacer.dt());
         let report = self.world.tick(world_now_ns, dt, &mut thread_cpu_ns);
         self.account(&report);
-        let checkpoint = if now_ns >= self.next_checkpoint_ns {
-            self.next_checkpoint_ns = now_ns + self.checkpoint_ns;
-            Some(self.world.checkpoint().map_err(|error| format!("could not make a checkpoint: {error}"))?)
-        } else {
-            None
-        };
-        let TickReport { output, .. } = report;
-        self.commit(output.writes, checkpoint.as_ref())?;
+        let mut output = report.output;
+        let checkpoint = if now_ns >= self.next_checkpoint_ns { self.checkpoint(now_ns, &mut output) } else { None };
+        self.commit(output.writes, checkpoint)?;
         self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
         self.release(router);
         if now_ns >= self.next_status_ns {
@@ -186,11 +181,28 @@ impl HostedWorld {
         }
     }
 
-    fn commit(&mut self, writes: Vec<StorageWrite>, checkpoint: Option<&WorldCheckpoint>) -> Result<(), String> {
+    /// A checkpoint's bytes; what scripts sent while they saved joins the tick's output, so that both are in one commit. One that cannot be
+    /// made is an event: the world goes on, and the one before it counts.
+    fn checkpoint(&mut self, now_ns: u64, output: &mut WorldOutput) -> Option<Vec<u8>> {
+        self.next_checkpoint_ns = now_ns + self.checkpoint_ns;
+        let checkpoint = self.world.checkpoint().and_then(|checkpoint| codec::encode(CHECKPOINT_SCHEMA, &checkpoint));
+        let more = self.world.take_output();
+        output.commands.extend(more.commands);
+        output.calls.extend(more.calls);
+        // A key written twice: the later one is the value.
+        output.writes.retain(|write| !more.writes.iter().any(|later| (&later.namespace, &later.key) == (&write.namespace, &write.key)));
+        output.writes.extend(more.writes);
+        checkpoint.map_err(|error| self.tell(0, format!("no checkpoint could be made, the one before it counts: {error}"))).ok()
+    }
+
+    fn tell(&self, level: u8, text: String) {
+        self.events.push(NodeEvent::Log { world: self.id.to_string(), script: "world".into(), level, text });
+    }
+
+    fn commit(&mut self, writes: Vec<StorageWrite>, checkpoint: Option<Vec<u8>>) -> Result<(), String> {
         if writes.is_empty() && checkpoint.is_none() {
             return Ok(());
         }
-        let checkpoint = checkpoint.map(|c| codec::encode(CHECKPOINT_SCHEMA, c)).transpose().map_err(|error| format!("could not write a checkpoint: {error}"))?;
         let writes = writes.into_iter().map(|StorageWrite { namespace, key, value }| KvWrite { namespace, key, value }).collect();
         let Claim { generation, commit_seq: after_seq } = self.claim;
         let batch = Batch { world: self.id.clone(), generation, after_seq, writes, checkpoint };
@@ -254,14 +266,21 @@ impl HostedWorld {
         *self.mailbox.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
-    /// `on_stop` for every script, then a last checkpoint.
+    /// Let out everything that may leave, before worlds are stopped one after the other.
+    pub fn settle(&mut self, router: &Router) {
+        self.release(router);
+    }
+
+    /// What came in last, `on_stop` for every script, then a last checkpoint.
     pub fn stop(&mut self) -> Result<(), String> {
+        self.take_inbound();
         let (checkpoint, output, log) = self.world.stop().map_err(|error| format!("could not make a checkpoint: {error}"))?;
         for line in log {
             let script = self.world.name_of(line.instance).unwrap_or("?").to_owned();
             self.events.push(NodeEvent::Log { world: self.id.to_string(), script, level: line.level, text: line.text });
         }
-        self.commit(output.writes, Some(&checkpoint))?;
+        let checkpoint = codec::encode(CHECKPOINT_SCHEMA, &checkpoint).map_err(|error| format!("could not make a checkpoint: {error}"))?;
+        self.commit(output.writes, Some(checkpoint))?;
         self.publish(0, WorldState::Stopped);
         Ok(())
     }

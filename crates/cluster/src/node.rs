@@ -296,10 +296,20 @@ impl Node {
         self.end_threads();
         let mut report = StopReport::default();
         let mut worlds: Vec<_> = std::mem::take(&mut *self.shared.due()).into_vec();
+        // First everything that is durable leaves and reaches its world, then the worlds stop.
+        let _ = self.store.flush();
+        for due in &mut worlds {
+            due.world.settle(&self.shared.router);
+        }
         for due in &mut worlds {
             let stopped = catch_unwind(AssertUnwindSafe(|| due.world.stop())).unwrap_or_else(|panic| Err(format!("panic: {}", panic_text(&*panic))));
             if let Err(cause) = stopped {
                 report.failed.push((due.world.id.to_string(), cause));
+            }
+        }
+        for world in self.status().worlds {
+            if let WorldState::Ended { cause } = world.state {
+                report.failed.push((world.name, format!("it had ended before: {cause}")));
             }
         }
         let flushed = self.store.flush();
@@ -397,6 +407,7 @@ impl Loader<'_> {
             prefabs: self.prefab_set(spec)?,
             entities_max: limits.entities_max,
             storage_bytes_max: limits.storage_mb << 20,
+            first_call: claim.generation.0 << 32,
             ..EngineConfig::default()
         };
         let stored = store.load_keys(&id)?;
@@ -417,7 +428,16 @@ impl Loader<'_> {
             }
         }
         for script in &spec.script {
-            let loaded = self.script(spec, script)?;
+            let loaded = match self.script(spec, script) {
+                Ok(loaded) => loaded,
+                // The author's to fix: the others of the world are not to wait for it.
+                Err(error) if error.blame() == Blame::Script => {
+                    let id = ScriptId::new(&script.script).map_err(|_| ConfigError(Vec::new()))?;
+                    script.names().into_iter().for_each(|name| world.add_failed(name, id, Version(0), error.to_string()));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             for name in script.names() {
                 let [x, y, z] = script.position;
                 let directory = self.base.join(&self.config.node.data_dir).join("files").join(id.as_str()).join(&name);
@@ -430,7 +450,13 @@ impl Loader<'_> {
                     directory: Some(directory),
                 };
                 let saved = checkpoint.as_ref().and_then(|c| c.scripts.iter().find(|saved| saved.name == name));
-                world.add_script(parts, saved).map_err(|source| NodeError::Add { world: id.clone(), script: name, source })?;
+                match world.add_script(parts, saved) {
+                    Ok(_) => {}
+                    Err(AddError::Instance(error)) if error.blame() == Blame::Script => {
+                        world.add_failed(name, loaded.manifest.name, loaded.version, error.to_string());
+                    }
+                    Err(source) => return Err(NodeError::Add { world: id.clone(), script: name, source }),
+                }
             }
         }
         world.finish_restore();

@@ -36,41 +36,96 @@ impl KindSet {
 #[derive(Debug)]
 pub(crate) struct Member {
     pub info: Caller,
-    pub kinds: KindSet,
-    pub self_entity: Option<EntityId>,
     pub inbox: VecDeque<Call>,
     pub topics: Vec<String>,
+}
+
+/// What nearly every host call touches of its caller: less than a cache line.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rights {
+    pub kinds: KindSet,
+    pub self_entity: Option<EntityId>,
+    /// Calls in its inbox.
+    waiting: u32,
 }
 
 /// The scripts of a world. Instances are numbered from 1 in the order they came.
 #[derive(Debug, Default)]
 pub(crate) struct Callers {
     members: Vec<Option<Box<Member>>>,
+    /// By instance, as `members`.
+    rights: Vec<Rights>,
     current: usize,
     pub dropped: u64,
+    /// Bytes of all calls that wait, and how many there may be.
+    waiting_bytes: usize,
+    waiting_bytes_max: usize,
+}
+
+/// What a call weighs while it waits.
+fn weight(call: &Call) -> usize {
+    128 + match call {
+        Call::Message(message) => message.method.len() + message.payload.len(),
+        Call::Event(event) => event.topic.len() + event.payload.len(),
+        Call::Start | Call::Tick(_) | Call::Stop | Call::Save | Call::Restore { .. } => 0,
+    }
 }
 
 impl Callers {
-    pub fn insert(&mut self, member: Member) {
+    pub fn new(waiting_bytes_max: usize) -> Callers {
+        Callers { waiting_bytes_max, ..Callers::default() }
+    }
+
+    pub fn pop(&mut self) -> Option<Call> {
+        let call = self.current_mut().ok()?.inbox.pop_front()?;
+        self.rights[self.current].waiting -= 1;
+        self.waiting_bytes -= weight(&call);
+        Some(call)
+    }
+
+    pub fn clear_inbox(&mut self, instance: InstanceId) {
+        let inbox = self.get_mut(instance).map(|member| std::mem::take(&mut member.inbox)).unwrap_or_default();
+        self.waiting_bytes -= inbox.iter().map(weight).sum::<usize>();
+        if let Some(rights) = self.rights.get_mut(instance.0 as usize) {
+            rights.waiting = 0;
+        }
+    }
+
+    pub fn insert(&mut self, member: Member, kinds: KindSet, self_entity: Option<EntityId>) {
         let at = member.info.instance.0 as usize;
         if self.members.len() <= at {
             self.members.resize_with(at + 1, || None);
+            self.rights.resize_with(at + 1, Rights::default);
         }
+        self.rights[at] = Rights { kinds, self_entity, waiting: 0 };
         self.members[at] = Some(Box::new(member));
     }
 
     pub fn remove(&mut self, instance: InstanceId) -> Option<Box<Member>> {
-        self.members.get_mut(instance.0 as usize)?.take()
+        self.clear_inbox(instance);
+        let member = self.members.get_mut(instance.0 as usize)?.take();
+        self.rights[instance.0 as usize] = Rights::default();
+        member
     }
 
     #[inline]
     pub fn enter(&mut self, instance: InstanceId) -> usize {
         self.current = instance.0 as usize;
-        self.members.get(self.current).and_then(Option::as_ref).map_or(0, |member| member.inbox.len())
+        self.rights.get(self.current).map_or(0, |rights| rights.waiting as usize)
     }
 
-    /// Who is calling. A host function without a caller is a mistake of ours; scripts see `Denied`.
+    /// What the caller may modify. A host function without a caller is a mistake of ours; scripts see `Denied`.
     #[inline]
+    pub fn rights(&self) -> ApiResult<&Rights> {
+        self.rights.get(self.current).ok_or(ApiError::Denied)
+    }
+
+    /// The entity that an instance was started for.
+    pub fn self_entity_of(&self, instance: InstanceId) -> Option<EntityId> {
+        self.rights.get(instance.0 as usize)?.self_entity
+    }
+
+    /// Who is calling.
     pub fn current(&self) -> ApiResult<&Member> {
         self.members.get(self.current).and_then(Option::as_deref).ok_or(ApiError::Denied)
     }
@@ -91,18 +146,24 @@ impl Callers {
         self.members.iter().flatten().map(|member| &**member)
     }
 
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member> {
-        self.members.iter_mut().flatten().map(|member| &mut **member)
+    /// Who gets a topic's broadcasts, but the sender.
+    pub fn subscribers(&self, topic: &str, sender: InstanceId) -> Vec<InstanceId> {
+        let gets = |member: &&Member| member.info.instance != sender && member.topics.iter().any(|t| t == topic);
+        self.iter().filter(gets).map(|member| member.info.instance).collect()
     }
 
     /// Put a call into an inbox; a full one refuses and counts.
     pub fn push(&mut self, to: InstanceId, call: Call) -> ApiResult<()> {
+        let waiting_bytes = self.waiting_bytes + weight(&call);
+        let fits = waiting_bytes <= self.waiting_bytes_max;
         let member = self.get_mut(to).ok_or(ApiError::NotFound)?;
-        if member.inbox.len() >= INBOX_MAX {
+        if member.inbox.len() >= INBOX_MAX || !fits {
             self.dropped += 1;
             return Err(ApiError::Full);
         }
         member.inbox.push_back(call);
+        self.waiting_bytes = waiting_bytes;
+        self.rights[to.0 as usize].waiting += 1;
         Ok(())
     }
 }

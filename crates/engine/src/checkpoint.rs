@@ -54,6 +54,7 @@ struct Saved {
     bodies: Vec<SavedBody>,
     members: Vec<SavedMember>,
     open_calls: OpenCalls,
+    now_ns: u64,
     next_sound: u64,
     sounds: BTreeMap<u64, InstanceId>,
 }
@@ -61,7 +62,7 @@ struct Saved {
 pub(crate) fn save(engine: &Engine) -> Result<Vec<u8>, CodecError> {
     let members = engine.callers.iter().map(|member| SavedMember {
         instance: member.info.instance,
-        self_entity: member.self_entity,
+        self_entity: engine.callers.self_entity_of(member.info.instance),
         topics: member.topics.clone(),
         inbox: member.inbox.iter().filter_map(SavedCall::of).collect(),
     });
@@ -72,6 +73,7 @@ pub(crate) fn save(engine: &Engine) -> Result<Vec<u8>, CodecError> {
         bodies: engine.physics.save(),
         members: members.collect(),
         open_calls: engine.open_calls.clone(),
+        now_ns: engine.now_ns,
         next_sound: engine.sounds.next,
         sounds: engine.sounds.owners.clone(),
     };
@@ -109,7 +111,9 @@ pub(crate) fn restore(engine: &mut Engine, bytes: &[u8]) -> Result<(), CodecErro
         engine.physics.restore(body);
     }
     engine.returning = saved.members;
-    engine.open_calls = saved.open_calls;
+    engine.open_calls = saved.open_calls.restored(engine.config.first_call);
+    engine.now_ns = saved.now_ns;
+    engine.component_bytes = engine.entities.slots.values().map(Entity::component_bytes).sum();
     engine.sounds.next = saved.next_sound;
     engine.sounds.owners = saved.sounds;
     Ok(())

@@ -25,11 +25,18 @@ pub struct EngineConfig {
     pub storage_bytes_max: usize,
     /// Commands to clients in one tick, of all scripts together.
     pub commands_max: usize,
+    /// Bytes of all entities' components.
+    pub component_bytes_max: usize,
+    /// Bytes of all messages and events that wait.
+    pub inbox_bytes_max: usize,
+    /// The first number of a call. Each owner of a world must have its own range: an answer to a call that a crash undid must not
+    /// find another one.
+    pub first_call: u64,
 }
 
 impl Default for EngineConfig {
     fn default() -> EngineConfig {
-        EngineConfig { prefabs: Arc::default(), entities_max: 20_000, storage_bytes_max: 64 << 20, commands_max: 20_000 }
+        EngineConfig { prefabs: Arc::default(), entities_max: 20_000, storage_bytes_max: 64 << 20, commands_max: 20_000, component_bytes_max: 32 << 20, inbox_bytes_max: 32 << 20, first_call: 0 }
     }
 }
 
@@ -46,6 +53,10 @@ pub struct Engine {
     pub(crate) outbound: Vec<OutboundCall>,
     /// Who came out of a checkpoint and has not been added again yet.
     pub(crate) returning: Vec<checkpoint::SavedMember>,
+    /// Bytes of all entities' components.
+    pub(crate) component_bytes: usize,
+    /// Entities that queries looked at and that nobody has paid for yet.
+    pub(crate) examined: u64,
     pub(crate) now_ns: u64,
     pub(crate) tick: u64,
 }
@@ -71,8 +82,10 @@ impl Engine {
             storage: Storage::new(config.storage_bytes_max, stored),
             entities,
             physics: Physics::default(),
-            callers: Callers::default(),
-            open_calls: OpenCalls::default(),
+            callers: Callers::new(config.inbox_bytes_max),
+            open_calls: OpenCalls::starting_at(config.first_call),
+            component_bytes: 0,
+            examined: 0,
             sounds: Sounds::default(),
             commands: Vec::new(),
             outbound: Vec::new(),
@@ -90,8 +103,9 @@ impl Engine {
         let prefabs = Arc::clone(&self.config.prefabs);
         let prefab = prefabs.get(number).ok_or(ApiError::NotFound)?;
         let kind = self.entities.kind_id(&prefab.kind);
-        let components = prefab.components.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+        let components: std::collections::BTreeMap<_, _> = prefab.components.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
         let id = self.entities.insert(number, kind, owner, position, components);
+        self.component_bytes += self.entities.get(id).map_or(0, crate::entities::Entity::component_bytes);
         let has_body = self.physics.insert(id, prefab, position);
         if let Some(entity) = self.entities.get_mut(id) {
             entity.has_body = has_body;
@@ -100,8 +114,11 @@ impl Engine {
     }
 
     pub(crate) fn destroy(&mut self, id: EntityId) {
-        if self.entities.remove(id).is_some_and(|entity| entity.has_body) {
-            self.physics.remove(id);
+        if let Some(entity) = self.entities.remove(id) {
+            self.component_bytes -= entity.component_bytes();
+            if entity.has_body {
+                self.physics.remove(id);
+            }
         }
         self.command(ClientCommand::Gone { entity: id });
     }
@@ -151,34 +168,42 @@ impl Host for Engine {
         self.callers.enter(caller)
     }
 
+    fn take_examined(&mut self) -> u64 {
+        std::mem::take(&mut self.examined)
+    }
+
     fn next_call(&mut self) -> Option<Call> {
-        self.callers.current_mut().ok()?.inbox.pop_front()
+        self.callers.pop()
     }
 
     fn add_script(&mut self, caller: Caller, entity: Option<(&str, Vec3)>) -> ApiResult<()> {
         let instance = caller.instance;
         let kinds = self.kind_set(&caller.entity_kinds);
-        let mut member = Member { info: caller, kinds, self_entity: None, inbox: VecDeque::new(), topics: Vec::new() };
+        let (mut returned, mut self_entity) = (Vec::new(), None);
+        let mut member = Member { info: caller, inbox: VecDeque::new(), topics: Vec::new() };
         if let Some(at) = self.returning.iter().position(|saved| saved.instance == instance) {
             let saved = self.returning.swap_remove(at);
-            member.self_entity = saved.self_entity;
+            self_entity = saved.self_entity;
             member.topics = saved.topics;
-            member.inbox = saved.inbox.into_iter().map(checkpoint::SavedCall::into_call).collect();
+            returned = saved.inbox;
         }
         if let Some((prefab, position)) = entity {
             let prefab = self.config.prefabs.find(prefab).ok_or(ApiError::NotFound)?;
-            member.self_entity = Some(self.spawn(prefab, instance, position)?);
+            self_entity = Some(self.spawn(prefab, instance, position)?);
         }
-        self.callers.insert(member);
+        self.callers.insert(member, kinds, self_entity);
+        for call in returned {
+            self.callers.push(instance, call.into_call())?;
+        }
         Ok(())
     }
 
     fn reset_script(&mut self, instance: InstanceId) {
-        let keep = self.callers.get_mut(instance).and_then(|member| {
-            member.inbox.clear();
+        self.callers.clear_inbox(instance);
+        if let Some(member) = self.callers.get_mut(instance) {
             member.topics.clear();
-            member.self_entity
-        });
+        }
+        let keep = self.callers.self_entity_of(instance);
         let spawned: Vec<_> = self.entities.slots.iter().filter(|(_, entity)| entity.owner == instance).map(|(key, _)| crate::entities::id_of(key)).collect();
         for id in spawned.into_iter().filter(|id| Some(*id) != keep) {
             self.destroy(id);
@@ -191,7 +216,9 @@ impl Host for Engine {
 
     fn remove_script(&mut self, instance: InstanceId) {
         self.reset_script(instance);
-        if let Some(id) = self.callers.remove(instance).and_then(|member| member.self_entity) {
+        let own = self.callers.self_entity_of(instance);
+        self.callers.remove(instance);
+        if let Some(id) = own {
             self.destroy(id);
         }
     }

@@ -38,6 +38,12 @@ pub(crate) struct Entity {
     pub components: BTreeMap<String, Vec<u8>>,
 }
 
+impl Entity {
+    pub fn component_bytes(&self) -> usize {
+        self.components.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+}
+
 /// Metres of a cell's side: about the radius of most queries.
 const CELL: f32 = 16.0;
 
@@ -132,11 +138,14 @@ impl Entities {
         self.by_kind[kind as usize].iter().copied()
     }
 
-    /// Entities within a radius, with the square of their distance; in no order.
-    pub fn within(&self, center: Vec3, radius: f32, kind: Option<KindId>, mut found: impl FnMut(EntityId, f32)) {
+    /// Entities within a radius, with the square of their distance; in no order. Gives how many were looked at.
+    pub fn within(&self, center: Vec3, radius: f32, kind: Option<KindId>, mut found: impl FnMut(EntityId, f32)) -> u64 {
+        let mut looked = 0;
         let reach = Vec3::new(radius, 0.0, radius);
         let (low, high) = (cell_of(Vec3::new(center.x - reach.x, 0.0, center.z - reach.z)), cell_of(Vec3::new(center.x + reach.x, 0.0, center.z + reach.z)));
         let mut look = |keys: &[EntityKey]| {
+            // A list costs something too, even an empty one.
+            looked += 1 + keys.len() as u64;
             for key in keys {
                 let entity = &self.slots[*key];
                 let distance = entity.position.distance_squared(center);
@@ -149,15 +158,14 @@ impl Entities {
         if cells > self.grid.len() {
             // A wide query in a sparse world: fewer lists than cells. Their order does not matter: the caller sorts.
             self.grid.values().for_each(|keys| look(keys));
-            return;
+            return looked;
         }
         for x in low.0..=high.0 {
             for z in low.1..=high.1 {
-                if let Some(keys) = self.grid.get(&(x, z)) {
-                    look(keys);
-                }
+                look(self.grid.get(&(x, z)).map_or(&[], Vec::as_slice));
             }
         }
+        looked
     }
 
     /// Make the indexes anew, after `slots` and `kinds` came out of a checkpoint.

@@ -11,8 +11,8 @@ impl Engine {
     #[inline]
     pub(crate) fn own_entity(&mut self, id: EntityId) -> ApiResult<&mut Entity> {
         let entity = self.entities.get_mut(id).ok_or(ApiError::NotFound)?;
-        let member = self.callers.current()?;
-        if member.kinds.contains(entity.kind) || member.self_entity == Some(id) { Ok(entity) } else { Err(ApiError::Denied) }
+        let rights = self.callers.rights()?;
+        if rights.kinds.contains(entity.kind) || rights.self_entity == Some(id) { Ok(entity) } else { Err(ApiError::Denied) }
     }
 
     pub(crate) fn entity(&self, id: EntityId) -> ApiResult<&Entity> {
@@ -33,11 +33,10 @@ impl EntityApi for Engine {
     fn spawn_entity_at(&mut self, prefab: PrefabId, position: Vec3) -> ApiResult<EntityId> {
         let kind = &self.config.prefabs.get(prefab.0).ok_or(ApiError::NotFound)?.kind;
         let kind = self.entities.find_kind(kind).ok_or(ApiError::NotFound)?;
-        let member = self.callers.current()?;
-        if !member.kinds.contains(kind) {
+        if !self.callers.rights()?.kinds.contains(kind) {
             return Err(ApiError::Denied);
         }
-        let owner = member.info.instance;
+        let owner = self.callers.current()?.info.instance;
         self.spawn(prefab.0, owner, position)
     }
 
@@ -48,7 +47,7 @@ impl EntityApi for Engine {
     }
 
     fn self_entity(&self) -> ApiResult<EntityId> {
-        let own = self.callers.current()?.self_entity.ok_or(ApiError::NotFound)?;
+        let own = self.callers.rights()?.self_entity.ok_or(ApiError::NotFound)?;
         self.entity(own).map(|_| own)
     }
 
@@ -106,21 +105,31 @@ impl EntityApi for Engine {
     }
 
     fn set_component(&mut self, id: EntityId, name: &str, value: &[u8]) -> ApiResult<()> {
+        let (bytes, bytes_max) = (self.component_bytes, self.config.component_bytes_max);
         let components = &mut self.own_entity(id)?.components;
-        if let Some(old) = components.get_mut(name) {
-            old.clear();
-            old.extend_from_slice(value);
-            return Ok(());
-        }
-        if components.len() >= limit::COMPONENTS {
+        let old = components.get(name).map(|old| name.len() + old.len());
+        let new = name.len() + value.len();
+        let grown = bytes - old.unwrap_or(0) + new;
+        if (old.is_none() && components.len() >= limit::COMPONENTS) || (grown > bytes_max && grown > bytes) {
             return Err(ApiError::Full);
         }
-        components.insert(name.to_owned(), value.to_vec());
+        match components.get_mut(name) {
+            Some(old) => {
+                old.clear();
+                old.extend_from_slice(value);
+            }
+            None => {
+                components.insert(name.to_owned(), value.to_vec());
+            }
+        }
+        self.component_bytes = grown;
         Ok(())
     }
 
     fn remove_component(&mut self, id: EntityId, name: &str) -> ApiResult<()> {
-        self.own_entity(id)?.components.remove(name).map(drop).ok_or(ApiError::NotFound)
+        let removed = self.own_entity(id)?.components.remove(name).ok_or(ApiError::NotFound)?;
+        self.component_bytes -= name.len() + removed.len();
+        Ok(())
     }
 
     fn query_kind(&mut self, kind: &str, found: &mut Vec<EntityId>) -> ApiResult<()> {
@@ -133,17 +142,22 @@ impl EntityApi for Engine {
     fn query_radius(&mut self, center: Vec3, radius: f32, kind: &str, found: &mut Vec<EntityId>) -> ApiResult<()> {
         let Ok(kind) = self.query_of(kind) else { return Ok(()) };
         let mut near = Vec::new();
-        self.entities.within(center, radius, kind, |id, distance| near.push((distance, id)));
-        near.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        found.extend(near.into_iter().take(limit::BATCH).map(|(_, id)| id));
+        self.examined += self.entities.within(center, radius, kind, |id, distance| near.push((distance, id)));
+        let order = |a: &(f32, EntityId), b: &(f32, EntityId)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        if near.len() > limit::BATCH {
+            near.select_nth_unstable_by(limit::BATCH, order);
+            near.truncate(limit::BATCH);
+        }
+        near.sort_unstable_by(order);
+        found.extend(near.into_iter().map(|(_, id)| id));
         Ok(())
     }
 
     fn nearest(&mut self, center: Vec3, radius: f32, kind: &str) -> ApiResult<EntityId> {
         let kind = self.query_of(kind)?;
-        let own = self.callers.current()?.self_entity;
+        let own = self.callers.rights()?.self_entity;
         let mut best: Option<(f32, EntityId)> = None;
-        self.entities.within(center, radius, kind, |id, distance| {
+        self.examined += self.entities.within(center, radius, kind, |id, distance| {
             if Some(id) != own && best.is_none_or(|(d, b)| (distance, id) < (d, b)) {
                 best = Some((distance, id));
             }

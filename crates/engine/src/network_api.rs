@@ -16,6 +16,8 @@ const ANSWER_NS: u64 = 10_000_000_000;
 const OPEN_CALLS_MAX: usize = 8_192;
 /// Marks a player in `on_message`'s `from`.
 const PLAYER: u64 = 1 << 62;
+/// Marks a script of another world there.
+const ELSEWHERE: u64 = 1 << 61;
 
 /// Who gets the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +48,15 @@ pub(crate) struct OpenCalls {
 }
 
 impl OpenCalls {
+    pub fn starting_at(first: u64) -> OpenCalls {
+        OpenCalls { next: first, calls: BTreeMap::new() }
+    }
+
+    /// What a checkpoint held, in this owner's range of numbers.
+    pub fn restored(self, first: u64) -> OpenCalls {
+        OpenCalls { next: self.next.max(first), ..self }
+    }
+
     fn open(&mut self, caller: Caller, callee: Callee, since_ns: u64) -> ApiResult<u64> {
         if self.calls.len() >= OPEN_CALLS_MAX {
             return Err(ApiError::Full);
@@ -86,7 +97,7 @@ impl Engine {
         let (from, number) = match world {
             // A player gets no answer by call: scripts send events.
             None => (from | PLAYER, 0),
-            Some(world) => (from, self.open_calls.open(Caller::Elsewhere { world, call }, Callee::Here(to), self.now_ns)?),
+            Some(world) => (from | ELSEWHERE, self.open_calls.open(Caller::Elsewhere { world, call }, Callee::Here(to), self.now_ns)?),
         };
         let pushed = self.callers.push(to, Call::Message(Box::new(Message { from, call: number, method, payload })));
         if pushed.is_err() {
@@ -100,7 +111,10 @@ impl Engine {
         let Some(open) = self.open_calls.calls.get(&call).filter(|open| open.callee == Callee::Elsewhere) else { return };
         if let Caller::Here(instance) = open.caller {
             let answer = Message { from: 0, call, method: String::new(), payload };
-            let _ = self.callers.push(instance, Call::Message(Box::new(answer)));
+            if self.callers.push(instance, Call::Message(Box::new(answer))).is_err() {
+                // It stays open, and its caller is told when its time is over.
+                return;
+            }
         }
         self.open_calls.calls.remove(&call);
     }
@@ -145,16 +159,11 @@ impl NetworkApi for Engine {
 
     fn broadcast_event(&mut self, topic: &str, payload: &[u8]) -> ApiResult<()> {
         let from = self.callers.current()?.info.instance;
-        let mut full = 0;
-        for member in self.callers.iter_mut().filter(|member| member.info.instance != from && member.topics.iter().any(|t| t == topic)) {
-            if member.inbox.len() >= crate::callers::INBOX_MAX {
-                full += 1;
-                continue;
-            }
+        for to in self.callers.subscribers(topic, from) {
             let event = Event { kind: event::BROADCAST, a: from.0, b: 0, topic: topic.to_owned(), payload: payload.to_vec() };
-            member.inbox.push_back(Call::Event(Box::new(event)));
+            // A full inbox is its owner's loss, and counted.
+            let _ = self.callers.push(to, Call::Event(Box::new(event)));
         }
-        self.callers.dropped += full;
         Ok(())
     }
 

@@ -178,8 +178,10 @@ pub mod cost {
     pub const SPAWN: u64 = 10_000;
     /// A query: starting it. What it looks at and finds comes on top ([`FOUND`]).
     pub const QUERY: u64 = 1_000;
-    /// One entity that a query found and sorted.
+    /// One entity that a query found, sorted and wrote.
     pub const FOUND: u64 = 100;
+    /// One entity that a query looked at.
+    pub const LOOKED: u64 = 60;
     /// A cast of a ray or a shape through the physics world.
     pub const CAST: u64 = 10_000;
     /// A command that leaves the world: UI, audio.

@@ -282,6 +282,10 @@ pub trait Host: EntityApi + PhysicsApi + UIApi + AudioApi + NetworkApi + Storage
     /// The calls that follow are made by this instance. A host refuses it (with [`ApiError::Denied`]) what its grants do not
     /// allow: entities of other kinds, another's storage namespace. Gives how many messages and events wait for it.
     fn enter(&mut self, caller: InstanceId) -> usize;
+    /// Entities that queries looked at since this was last asked: they are paid for.
+    fn take_examined(&mut self) -> u64 {
+        0
+    }
     /// The next message or event of the instance that was entered.
     fn next_call(&mut self) -> Option<Call> {
         None

@@ -21,7 +21,7 @@ const CACHE_BYTES_MAX: u64 = 2 << 30;
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// Another user could put code there.
-    #[error("{path} belongs to user {owner}, not to {us}: who owns it decides what native code runs here; set AETHER_SERVER_AOT_CACHE_DIR to a directory of your own")]
+    #[error("{path} (user {owner}) can be changed by others than user {us}: who owns it decides what native code runs here; set AETHER_SERVER_AOT_CACHE_DIR to a directory of your own")]
     Owner {
         /// The directory.
         path: PathBuf,
@@ -83,6 +83,7 @@ impl ArtifactCache {
         if metadata.uid() != us {
             return Err(CacheError::Owner { path: dir.to_owned(), owner: metadata.uid(), us });
         }
+        check_parents(dir, us)?;
         if metadata.permissions().mode() & 0o077 != 0 {
             fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(io)?;
         }
@@ -199,6 +200,20 @@ impl ArtifactCache {
             total -= size;
         }
     }
+}
+
+/// Who can rename a folder on the way can put another in its place: each must be ours or root's, and closed to others or sticky.
+fn check_parents(dir: &Path, us: u32) -> Result<(), CacheError> {
+    let absolute = std::path::absolute(dir).map_err(|source| CacheError::Io { path: dir.to_owned(), source })?;
+    for parent in absolute.ancestors().skip(1) {
+        let metadata = fs::metadata(parent).map_err(|source| CacheError::Io { path: parent.to_owned(), source })?;
+        let mode = metadata.permissions().mode();
+        let owned = metadata.uid() == us || metadata.uid() == 0;
+        if !owned || (mode & 0o022 != 0 && mode & 0o1000 == 0) {
+            return Err(CacheError::Owner { path: parent.to_owned(), owner: metadata.uid(), us });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,14 +8,14 @@ use crate::compile;
 use crate::data::WorldMemory;
 use crate::instance::{InstanceError, InstanceSpec, ScriptInstance};
 use crate::limits::{self, ModuleError, ModuleInfo, ModuleLimits};
-use crate::module::{EpochClock, LoadError, ScriptModule, linker};
+use crate::module::{EpochClock, Linkers, LoadError, ScriptModule};
 use crate::policy::{ServerResourcePolicy, SyscallPolicy};
 use crate::rate::ActionRates;
 use crate::sandbox::{EngineProfile, SlotClass};
 use crate::server_runtime::{ExecutionReport, SettingError, execute, number_from_env};
 use aether_types::{Blame, Digest};
 use std::sync::Arc;
-use wasmtime::{Engine, Linker, Module};
+use wasmtime::{Engine, Module};
 
 /// Settings of a [`ClientRuntime`].
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ impl ClientError {
 pub struct ClientRuntime {
     config: ClientRuntimeConfig,
     engine: Engine,
-    linker: Linker<crate::data::ScriptData>,
+    linkers: Linkers,
     _clock: EpochClock,
 }
 
@@ -103,10 +103,10 @@ impl ClientRuntime {
         }
         let refused = |error: wasmtime::Error| ClientError::Engine(format!("{error:#}"));
         let engine = EngineProfile::client().and_then(|config| Engine::new(&config)).map_err(refused)?;
-        let linker = linker(&engine).map_err(refused)?;
+        let linkers = Linkers::new(&engine).map_err(refused)?;
         let clock = EpochClock::default();
         clock.add(&engine);
-        Ok(ClientRuntime { config, engine, linker, _clock: clock })
+        Ok(ClientRuntime { config, engine, linkers, _clock: clock })
     }
 
     /// Its settings.
@@ -128,7 +128,7 @@ impl ClientRuntime {
         }
         self.check(bytes)?;
         let module = Module::new(&self.engine, compile::to_binary(bytes)?).map_err(|error| ClientError::Engine(format!("{error:#}")))?;
-        Ok(Arc::new(ScriptModule::link(&self.engine, &self.linker, module, found, SlotClass::Large)?))
+        Ok(Arc::new(ScriptModule::link(&self.engine, &self.linkers, module, found, SlotClass::Large)?))
     }
 
     /// The policy that follows from the settings.

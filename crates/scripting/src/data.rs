@@ -80,6 +80,8 @@ impl WorldMemory {
 pub(crate) struct MemoryMeter {
     cap: u64,
     pub(crate) used: u64,
+    /// The growth that was granted last, in case the engine then refuses it.
+    granted: u64,
     table_cap: usize,
     world: Arc<WorldMemory>,
 }
@@ -91,21 +93,28 @@ impl MemoryMeter {
     }
 
     pub(crate) fn new(cap: u64, world: Arc<WorldMemory>) -> MemoryMeter {
-        MemoryMeter { cap, used: 0, table_cap: 10_000, world }
+        MemoryMeter { cap, used: 0, granted: 0, table_cap: 10_000, world }
     }
 }
 
 impl wasmtime::ResourceLimiter for MemoryMeter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let by = desired.saturating_sub(current) as u64;
-        if desired as u64 > self.cap || !self.world.grow(by) {
+        // Past the module's own maximum the engine refuses after it has asked here.
+        if maximum.is_some_and(|maximum| desired > maximum) || desired as u64 > self.cap || !self.world.grow(by) {
+            self.granted = 0;
             return Ok(false);
         }
         self.used += by;
+        self.granted = by;
         Ok(true)
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        // Also called after a refusal, when nothing was granted.
+        let by = std::mem::take(&mut self.granted);
+        self.used -= by;
+        self.world.used.fetch_sub(by, Ordering::Relaxed);
         Ok(())
     }
 
@@ -143,10 +152,20 @@ pub(crate) struct Exchange {
     pub ended: Option<Ended>,
     /// Counts polls: the clock of a slice begins anew with each.
     pub polls: u64,
-    /// What the script used since the last poll began that fuel does not see, and its counters.
+    /// Set by a host function that yields.
+    pub yielded: Option<HostYield>,
+    /// Host calls and memory.
     pub counters: Counters,
     /// The state of its randomness after the last finished call.
     pub random: Option<Pcg64Mcg>,
+}
+
+/// What a call had used when a host function yielded in it.
+pub(crate) struct HostYield {
+    /// Of its whole fuel, what wasm has not used.
+    pub fuel_left: u64,
+    /// What host functions were charged.
+    pub charged: u64,
 }
 
 /// Host calls by group, since they were last taken.
@@ -170,7 +189,8 @@ pub(crate) struct Own {
     pub instance: InstanceId,
     pub version: Version,
     pub groups: HostGroups,
-    pub limiter: ActionLimiter,
+    /// Behind a pointer: most calls do not touch it, and what they touch should be close together.
+    pub limiter: Box<ActionLimiter>,
     pub host_calls: [u32; 7],
     pub random: Pcg64Mcg,
     /// Set for a script on a fibre: its host calls are charged beside fuel, since setting fuel would restart its slice.
@@ -185,8 +205,10 @@ pub(crate) struct Own {
 /// Host work of a script on a fibre.
 #[derive(Default)]
 pub(crate) struct FibreCharge {
-    /// Fuel charged by host functions since the last yield.
+    /// Fuel charged by host functions since the last yield in one.
     pub since_yield: u64,
+    /// Fuel charged by host functions in this call.
+    pub in_call: u64,
     /// At this much it yields.
     pub quantum: u64,
 }

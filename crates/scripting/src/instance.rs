@@ -7,7 +7,7 @@
 //! Whatever the script does comes back as a value. Not here: when to call (`aether-world-runtime`), what host functions do (`host/`).
 
 use crate::abi::limit;
-use crate::data::{Counters, Exchange, FibreCharge, MemoryMeter, Own, ScriptData, WorldContext, WorldMemory, WorldSlot};
+use crate::data::{Counters, Exchange, FibreCharge, HostYield, MemoryMeter, Own, ScriptData, WorldContext, WorldMemory, WorldSlot};
 use crate::limited::HostGroups;
 use crate::limits::ModuleError;
 use crate::metering::{Budget, MeteringOutcome, TrapKind};
@@ -125,6 +125,8 @@ pub struct InstanceSpec {
     pub seed: u64,
     /// Goes before the seed: where a checkpoint left it.
     pub random: Option<RandomState>,
+    /// A restarted script begins with empty allowances, as of this time of the world's clock: who fails must not act more.
+    pub drained_at_ns: Option<u64>,
     /// The directory of a script that may use WASI files.
     pub directory: Option<std::path::PathBuf>,
 }
@@ -183,7 +185,13 @@ struct Exports {
 enum Body {
     /// Called on the caller's stack. Boxed: a world walks over its scripts, and what it does not touch must not be in the way.
     Sync(Box<(Store<ScriptData>, Exports)>),
-    Fibre { exchange: Arc<AtomicRefCell<Exchange>>, future: Pin<Box<dyn Future<Output = ()> + Send>> },
+    Fibre(Box<Fibre>),
+}
+
+struct Fibre {
+    exchange: Arc<AtomicRefCell<Exchange>>,
+    future: Pin<Box<dyn Future<Output = ()> + Send>>,
+    meter: FibreMeter,
 }
 
 /// One running copy of a script.
@@ -191,8 +199,47 @@ pub struct ScriptInstance {
     body: Body,
     paused: bool,
     ended: bool,
-    /// Fuel reported for the call in progress.
+}
+
+/// What is known from outside of a call in progress on a fibre.
+#[derive(Debug, Clone, Copy, Default)]
+struct FibreMeter {
+    /// Fuel of the whole call.
+    total: u64,
+    quantum: u64,
+    /// Fuel left at which wasm yields next: wasmtime yields each quantum, exactly.
+    boundary: u64,
+    /// Fuel that wasm had left when it paused.
+    left: u64,
+    /// What host functions had been charged then, as far as it is known.
+    charged: u64,
+    /// Fuel reported for the call.
     reported: u64,
+}
+
+impl FibreMeter {
+    fn begin(&mut self) {
+        (self.boundary, self.left) = (self.total.saturating_sub(self.quantum), self.total);
+        (self.charged, self.reported) = (0, 0);
+    }
+
+    /// The call paused: fuel used since the last time.
+    fn paused(&mut self, yielded: Option<HostYield>) -> u64 {
+        match yielded {
+            Some(HostYield { fuel_left, charged }) => (self.left, self.charged) = (fuel_left, charged),
+            None => {
+                self.left = self.boundary;
+                self.boundary = self.boundary.saturating_sub(self.quantum);
+            }
+        }
+        self.report(self.total - self.left + self.charged)
+    }
+
+    fn report(&mut self, used: u64) -> u64 {
+        let step = used.saturating_sub(self.reported);
+        self.reported = self.reported.max(used);
+        step
+    }
 }
 
 impl ScriptInstance {
@@ -201,6 +248,8 @@ impl ScriptInstance {
         let policy = &spec.policy;
         module.check_policy(&policy.syscall_policy, policy.memory_cap_mb)?;
         let pausable = policy.on_budget == OnBudget::Pause;
+        let quantum = FIBRE_QUANTUM.min(policy.fuel_budget).max(1);
+        let total = policy.fuel_budget.saturating_mul(policy.pause_limit.max(1));
         let exchange = pausable.then(|| Arc::new(AtomicRefCell::new(Exchange::default())));
         let wasi = match module.syscalls.is_empty() {
             true => None,
@@ -213,7 +262,10 @@ impl ScriptInstance {
                 instance: spec.instance,
                 version: spec.version,
                 groups: spec.groups,
-                limiter: ActionLimiter::new(&spec.rates),
+                limiter: Box::new(match spec.drained_at_ns {
+                    Some(now_ns) => ActionLimiter::drained(&spec.rates, now_ns),
+                    None => ActionLimiter::new(&spec.rates),
+                }),
                 host_calls: [0; 7],
                 random: spec.random.clone().map_or_else(|| Pcg64Mcg::seed_from_u64(spec.seed), |RandomState(random)| random),
                 fibre: None,
@@ -230,7 +282,8 @@ impl ScriptInstance {
         let engine = |error: wasmtime::Error| InstanceError::Engine(format!("{error:#}"));
         store.set_fuel(policy.fuel_budget).map_err(engine)?;
         store.set_epoch_deadline(1);
-        let instance = module.pre.instantiate(&mut store).map_err(|error| build_error(&error, module, memory))?;
+        let pre = if pausable { &module.fibre_pre } else { &module.pre };
+        let instance = instantiate(pre, &mut store, pausable).map_err(|error| build_error(&error, module, memory))?;
         let index = &module.exports;
         store.data_mut().memory = index.memory.as_ref().and_then(|e| instance.get_module_export(&mut store, e)).and_then(wasmtime::Extern::into_memory);
         let on_tick = index.on_tick.as_ref().and_then(|e| instance.get_module_export(&mut store, e)).and_then(wasmtime::Extern::into_func);
@@ -241,16 +294,16 @@ impl ScriptInstance {
             Some(exchange) => {
                 let data = store.data_mut();
                 data.world = WorldSlot::Shared(Arc::clone(&exchange));
-                data.own.fibre = Some(FibreCharge { quantum: FIBRE_QUANTUM, ..FibreCharge::default() });
-                store.fuel_async_yield_interval(Some(FIBRE_QUANTUM)).map_err(engine)?;
-                let total = policy.fuel_budget.saturating_mul(policy.pause_limit.max(1));
+                data.own.fibre = Some(FibreCharge { quantum, ..FibreCharge::default() });
+                store.fuel_async_yield_interval(Some(quantum)).map_err(engine)?;
                 exchange.borrow_mut().counters.memory_bytes = store.data().meter.used;
                 exchange.borrow_mut().random = Some(store.data().own.random.clone());
                 let future = Box::pin(fibre(store, exports, Arc::clone(&exchange), total));
-                Body::Fibre { exchange, future }
+                let meter = FibreMeter { total, quantum, ..FibreMeter::default() };
+                Body::Fibre(Box::new(Fibre { exchange, future, meter }))
             }
         };
-        Ok(ScriptInstance { body, paused: false, ended: false, reported: 0 })
+        Ok(ScriptInstance { body, paused: false, ended: false })
     }
 
     /// Whether a call is paused in the middle.
@@ -260,7 +313,7 @@ impl ScriptInstance {
 
     /// Whether it may pause at all.
     pub fn may_pause(&self) -> bool {
-        matches!(self.body, Body::Fibre { .. })
+        matches!(self.body, Body::Fibre(_))
     }
 
     /// Whether it must be rebuilt: a call ended badly and left its memory as the cut did.
@@ -280,9 +333,9 @@ impl ScriptInstance {
                 self.ended = outcome.is_end();
                 Step { outcome, fuel, reply }
             }
-            Body::Fibre { exchange, .. } => {
-                exchange.borrow_mut().call = Some(call);
-                self.reported = 0;
+            Body::Fibre(fibre) => {
+                fibre.exchange.borrow_mut().call = Some(call);
+                fibre.meter.begin();
                 self.poll(world)
             }
         }
@@ -295,9 +348,10 @@ impl ScriptInstance {
     }
 
     fn poll(&mut self, world: &mut Option<Box<WorldContext>>) -> Step {
-        let Body::Fibre { exchange, future } = &mut self.body else {
+        let Body::Fibre(fibre) = &mut self.body else {
             unreachable!("only scripts on a fibre are polled");
         };
+        let Fibre { exchange, future, meter } = &mut **fibre;
         {
             let mut exchange = exchange.borrow_mut();
             exchange.lent = world.take();
@@ -310,14 +364,13 @@ impl ScriptInstance {
             Some(Ended { outcome, fuel, reply }) => {
                 self.paused = false;
                 self.ended = outcome.is_end();
-                Step { outcome, fuel: fuel.saturating_sub(self.reported), reply }
+                Step { outcome, fuel: meter.report(fuel), reply }
             }
             None => {
                 self.paused = true;
-                // Fuel that is used is a quantum, exact to the next loop head; what is off is settled when the call ends.
-                self.reported += FIBRE_QUANTUM;
+                let fuel = meter.paused(exchange.yielded.take());
                 let outcome = MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: true };
-                Step { outcome, fuel: FIBRE_QUANTUM, reply: Reply::None }
+                Step { outcome, fuel, reply: Reply::None }
             }
         }
     }
@@ -326,7 +379,7 @@ impl ScriptInstance {
     pub fn random(&self) -> RandomState {
         RandomState(match &self.body {
             Body::Sync(body) => body.0.data().own.random.clone(),
-            Body::Fibre { exchange, .. } => exchange.borrow().random.clone().unwrap_or_else(|| Pcg64Mcg::seed_from_u64(0)),
+            Body::Fibre(fibre) => fibre.exchange.borrow().random.clone().unwrap_or_else(|| Pcg64Mcg::seed_from_u64(0)),
         })
     }
 
@@ -337,13 +390,25 @@ impl ScriptInstance {
                 let data = body.0.data_mut();
                 Counters { host_calls: std::mem::take(&mut data.own.host_calls), memory_bytes: data.meter.used }
             }
-            Body::Fibre { exchange, .. } => {
-                let mut exchange = exchange.borrow_mut();
+            Body::Fibre(fibre) => {
+                let mut exchange = fibre.exchange.borrow_mut();
                 let counters = exchange.counters;
                 exchange.counters.host_calls = [0; 7];
                 counters
             }
         }
+    }
+}
+
+/// An instance, and its start function. One with asynchronous imports must be made asynchronously; it cannot wait: there is no
+/// yield interval yet, and no host function yields without a fibre's charge.
+fn instantiate(pre: &wasmtime::InstancePre<ScriptData>, store: &mut Store<ScriptData>, fibre: bool) -> wasmtime::Result<wasmtime::Instance> {
+    if !fibre {
+        return pre.instantiate(store);
+    }
+    match pin!(pre.instantiate_async(store)).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(wasmtime::Error::msg("a start function waited")),
     }
 }
 
@@ -383,18 +448,9 @@ fn outcome_of(error: &wasmtime::Error) -> MeteringOutcome {
     MeteringOutcome::Trapped(kind)
 }
 
-/// Called by wasm at a loop head or a call when the epoch deadline has passed: the CPU time backstop, and where a script on a fibre
-/// yields because of what its host calls cost.
+/// Called by wasm at a loop head or a call when the epoch deadline has passed: the CPU time backstop. It must not touch fuel: wasm
+/// keeps that in a register here.
 fn backstop(mut store: StoreContextMut<'_, ScriptData>) -> wasmtime::Result<UpdateDeadline> {
-    let own = &mut store.data_mut().own;
-    if let Some(fibre) = &mut own.fibre
-        && fibre.since_yield >= fibre.quantum
-    {
-        let charged = std::mem::take(&mut fibre.since_yield);
-        let left = store.get_fuel()?.checked_sub(charged).ok_or(Trap::OutOfFuel)?;
-        store.set_fuel(left)?;
-        return Ok(UpdateDeadline::Yield(1));
-    }
     let data = store.data_mut();
     let number = match &data.world {
         WorldSlot::Lent(_) => data.own.calls,
@@ -449,14 +505,14 @@ async fn fibre(mut store: Store<ScriptData>, mut exports: Exports, exchange: Arc
     loop {
         let call = std::future::poll_fn(|_| exchange.borrow_mut().call.take().map_or(Poll::Pending, Poll::Ready)).await;
         if let Some(fibre) = &mut store.data_mut().own.fibre {
-            fibre.since_yield = 0;
+            (fibre.since_yield, fibre.in_call) = (0, 0);
         }
         store.set_epoch_deadline(1);
         let result = match store.set_fuel(total) {
             Ok(()) => perform(&mut store, &mut exports, call, true).await,
             Err(error) => Err(error),
         };
-        let charged = store.data().own.fibre.as_ref().map_or(0, |fibre| fibre.since_yield);
+        let charged = store.data().own.fibre.as_ref().map_or(0, |fibre| fibre.in_call);
         let fuel = total - store.get_fuel().unwrap_or(0).min(total) + charged;
         let (outcome, reply) = match result {
             Ok(reply) => (MeteringOutcome::Completed, reply),

@@ -55,7 +55,7 @@ const MAPPINGS_BASE: u64 = 5_000;
 /// The engines of this process.
 pub struct Engines {
     pool: PoolSize,
-    engines: RwLock<HashMap<EngineProfile, (Engine, Arc<Linker<ScriptData>>)>>,
+    engines: RwLock<HashMap<EngineProfile, (Engine, Arc<Linkers>)>>,
     clock: EpochClock,
 }
 
@@ -71,7 +71,7 @@ impl Engines {
         }
     }
 
-    fn get(&self, profile: EngineProfile) -> Result<(Engine, Arc<Linker<ScriptData>>), LoadError> {
+    fn get(&self, profile: EngineProfile) -> Result<(Engine, Arc<Linkers>), LoadError> {
         if let Some(found) = self.engines.read().unwrap_or_else(PoisonError::into_inner).get(&profile) {
             return Ok(found.clone());
         }
@@ -84,7 +84,7 @@ impl Engines {
             SlotClass::Large => self.pool.large,
         };
         let engine = profile.runner(instances).and_then(|config| Engine::new(&config)).map_err(engine_error)?;
-        let linker = Arc::new(linker(&engine).map_err(engine_error)?);
+        let linker = Arc::new(Linkers::new(&engine).map_err(engine_error)?);
         self.clock.add(&engine);
         engines.insert(profile, (engine.clone(), Arc::clone(&linker)));
         Ok((engine, linker))
@@ -103,11 +103,22 @@ fn engine_error(error: wasmtime::Error) -> LoadError {
     LoadError::Engine(format!("{error:#}"))
 }
 
-pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<ScriptData>> {
-    let mut linker = Linker::new(engine);
-    host::link(&mut linker)?;
-    wasi::link(&mut linker)?;
-    Ok(linker)
+/// The imports, for scripts that are called synchronously and for those on a fibre.
+pub(crate) struct Linkers {
+    sync: Linker<ScriptData>,
+    fibre: Linker<ScriptData>,
+}
+
+impl Linkers {
+    pub(crate) fn new(engine: &Engine) -> wasmtime::Result<Linkers> {
+        let linker = |fibre| -> wasmtime::Result<Linker<ScriptData>> {
+            let mut linker = Linker::new(engine);
+            host::link(&mut linker, fibre)?;
+            wasi::link(&mut linker, fibre)?;
+            Ok(linker)
+        };
+        Ok(Linkers { sync: linker(false)?, fibre: linker(true)? })
+    }
 }
 
 /// Raises the epoch of every engine each [`EPOCH_MS`], on a thread of its own: as a task it could be starved by the very
@@ -166,6 +177,7 @@ pub(crate) struct ExportIndex {
 pub struct ScriptModule {
     pub(crate) engine: Engine,
     pub(crate) pre: InstancePre<ScriptData>,
+    pub(crate) fibre_pre: InstancePre<ScriptData>,
     pub(crate) exports: ExportIndex,
     pub(crate) initial_memory_bytes: u64,
     source_digest: Digest,
@@ -181,7 +193,7 @@ impl std::fmt::Debug for ScriptModule {
 }
 
 impl ScriptModule {
-    pub(crate) fn link(engine: &Engine, linker: &Linker<ScriptData>, module: Module, source_digest: Digest, class: SlotClass) -> Result<ScriptModule, LoadError> {
+    pub(crate) fn link(engine: &Engine, linkers: &Linkers, module: Module, source_digest: Digest, class: SlotClass) -> Result<ScriptModule, LoadError> {
         let syscalls = module.imports().filter(|import| import.module() == abi::WASI_MODULE).map(|import| import.name().to_owned()).collect();
         let initial_memory_bytes = module.exports().find_map(|e| e.ty().memory().map(|m| m.minimum() << 16)).unwrap_or(0);
         let index = |name| module.get_export_index(name);
@@ -196,8 +208,9 @@ impl ScriptModule {
             alloc: index("aether_alloc"),
             memory: index("memory"),
         };
-        let pre = linker.instantiate_pre(&module).map_err(engine_error)?;
-        Ok(ScriptModule { engine: engine.clone(), pre, exports, initial_memory_bytes, source_digest, class, syscalls })
+        let pre = linkers.sync.instantiate_pre(&module).map_err(engine_error)?;
+        let fibre_pre = linkers.fibre.instantiate_pre(&module).map_err(engine_error)?;
+        Ok(ScriptModule { engine: engine.clone(), pre, fibre_pre, exports, initial_memory_bytes, source_digest, class, syscalls })
     }
 
     /// SHA-256 of the wasm.

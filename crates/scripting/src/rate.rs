@@ -163,6 +163,12 @@ impl ActionLimiter {
         ActionLimiter { rates, buckets, refused: [0; 7] }
     }
 
+    /// Empty buckets at this time.
+    pub fn drained(rates: &ActionRates, now_ns: u64) -> ActionLimiter {
+        let rates = rates.as_array();
+        ActionLimiter { rates, buckets: [TokenBucket { tokens: 0.0, refilled_ns: now_ns }; 7], refused: [0; 7] }
+    }
+
     /// What is left of an allowance at this time of the world's clock.
     pub fn left(&mut self, action: RateLimitedAction, now_ns: u64) -> f32 {
         let (rate, bucket) = (self.rates[action as usize], &mut self.buckets[action as usize]);

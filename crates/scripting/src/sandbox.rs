@@ -162,7 +162,7 @@ impl EngineProfile {
             .total_stacks(instances)
             .max_memory_size((self.class.mebibytes() << 20) as usize)
             .table_elements(10_000)
-            .max_core_instance_size(64 << 10)
+            .max_core_instance_size(1 << 20)
             .linear_memory_keep_resident(64 << 10)
             .table_keep_resident(4 << 10);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));

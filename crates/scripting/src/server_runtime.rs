@@ -443,7 +443,7 @@ impl ServerRuntime {
 }
 
 fn spec(policy: &ServerResourcePolicy, rates: ActionRates, seed: u64) -> InstanceSpec {
-    InstanceSpec { instance: InstanceId(1), version: Version(1), policy: policy.clone(), groups: HostGroups::ALL, rates, seed, random: None, directory: None }
+    InstanceSpec { instance: InstanceId(1), version: Version(1), policy: policy.clone(), groups: HostGroups::ALL, rates, seed, random: None, drained_at_ns: None, directory: None }
 }
 
 /// Build an instance, call `on_start` and then `on_tick` once within one budget.

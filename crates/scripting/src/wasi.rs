@@ -6,7 +6,7 @@
 
 use crate::abi::{HostGroup, WASI_IMPORTS, WASI_MODULE, cost, limit};
 use crate::data::ScriptData;
-use crate::host::{self, Guest, GuestMemory, charge, enter, with_world};
+use crate::host::{self, Guest, GuestMemory, charge, costly, enter, with_world};
 use crate::instance::exit;
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions};
@@ -116,7 +116,7 @@ fn vectors(memory: &GuestMemory<'_>, list: i32, count: i32) -> Errno<Vec<(i32, u
 }
 
 /// Link every function of [`WASI_IMPORTS`]: those below do something, the others answer `ENOSYS`.
-pub(crate) fn link(linker: &mut Linker<ScriptData>) -> Result<()> {
+pub(crate) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
     linker.allow_shadowing(true);
     for (name, signature) in WASI_IMPORTS {
         let (parameters, results) = types(signature);
@@ -129,9 +129,9 @@ pub(crate) fn link(linker: &mut Linker<ScriptData>) -> Result<()> {
             Ok(())
         })?;
     }
-    link_process(linker)?;
-    link_files(linker)?;
-    link_paths(linker)?;
+    link_process(linker, fibre)?;
+    link_files(linker, fibre)?;
+    link_paths(linker, fibre)?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -150,7 +150,7 @@ fn types(signature: &str) -> (Vec<ValType>, Vec<ValType>) {
     (list(parameters.trim_matches(['(', ')'])), list(results))
 }
 
-fn link_process(linker: &mut Linker<ScriptData>) -> Result<()> {
+fn link_process(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
     for name in ["args_sizes_get", "environ_sizes_get"] {
         linker.func_wrap(WASI_MODULE, name, |mut guest: Guest<'_>, count: i32, size: i32| -> Result<i32> {
             enter(&mut guest, HostGroup::Script, 0)?;
@@ -180,11 +180,11 @@ fn link_process(linker: &mut Linker<ScriptData>) -> Result<()> {
         enter(&mut guest, HostGroup::Script, 0)?;
         Ok(lower(with_files(&mut guest, |memory, _| put(memory, out, &1_000_000u64.to_le_bytes()))))
     })?;
-    linker.func_wrap(WASI_MODULE, "random_get", |mut guest: Guest<'_>, out: i32, length: i32| -> Result<i32> {
+    costly!(linker, fibre, WASI_MODULE, "random_get", |guest, out: i32, length: i32| -> i32 {
         let length = length as u32 as usize;
-        enter(&mut guest, HostGroup::Script, length.min(TRANSFER_MAX) as u64 * cost::BYTE)?;
+        enter(guest, HostGroup::Script, length.min(TRANSFER_MAX) as u64 * cost::BYTE)?;
         let Some(memory) = guest.data().memory else { return Ok(FAULT) };
-        let (bytes, data) = memory.data_and_store_mut(&mut guest);
+        let (bytes, data) = memory.data_and_store_mut(guest);
         match GuestMemory(bytes).slice_mut(out, length) {
             Ok(_) if length > TRANSFER_MAX => Ok(INVAL),
             Ok(bytes) => {
@@ -193,11 +193,11 @@ fn link_process(linker: &mut Linker<ScriptData>) -> Result<()> {
             }
             Err(_) => Ok(FAULT),
         }
-    })?;
+    });
     Ok(())
 }
 
-fn link_files(linker: &mut Linker<ScriptData>) -> Result<()> {
+fn link_files(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
     linker.func_wrap(WASI_MODULE, "fd_prestat_get", |mut guest: Guest<'_>, fd: i32, out: i32| -> Result<i32> {
         enter(&mut guest, HostGroup::Script, 0)?;
         Ok(lower(with_files(&mut guest, |memory, state| {
@@ -233,10 +233,10 @@ fn link_files(linker: &mut Linker<ScriptData>) -> Result<()> {
         enter(&mut guest, HostGroup::Script, 0)?;
         Ok(lower(with_files(&mut guest, |_, state| state.files.remove(&fd).map(drop).ok_or(BADF))))
     })?;
-    linker.func_wrap(WASI_MODULE, "fd_read", |mut guest: Guest<'_>, fd: i32, list: i32, count: i32, out: i32| -> Result<i32> {
-        enter(&mut guest, HostGroup::Storage, cost::STORAGE)?;
+    costly!(linker, fibre, WASI_MODULE, "fd_read", |guest, fd: i32, list: i32, count: i32, out: i32| -> i32 {
+        enter(guest, HostGroup::Storage, cost::STORAGE)?;
         let mut moved = 0;
-        let result = with_files(&mut guest, |memory, state| {
+        let result = with_files(guest, |memory, state| {
             for (address, length) in vectors(memory, list, count)? {
                 let room = memory.slice_mut(address, length).map_err(|_| FAULT)?;
                 let read = state.file(fd)?.read(room).map_err(errno)?;
@@ -247,14 +247,14 @@ fn link_files(linker: &mut Linker<ScriptData>) -> Result<()> {
             }
             put(memory, out, &moved.to_le_bytes())
         });
-        charge(&mut guest, u64::from(moved) * cost::BYTE)?;
+        charge(guest, u64::from(moved) * cost::BYTE)?;
         Ok(lower(result))
-    })?;
-    linker.func_wrap(WASI_MODULE, "fd_write", |mut guest: Guest<'_>, fd: i32, list: i32, count: i32, out: i32| -> Result<i32> {
-        enter(&mut guest, HostGroup::Storage, cost::STORAGE)?;
+    });
+    costly!(linker, fibre, WASI_MODULE, "fd_write", |guest, fd: i32, list: i32, count: i32, out: i32| -> i32 {
+        enter(guest, HostGroup::Storage, cost::STORAGE)?;
         let mut text = Vec::new();
         let mut moved = 0;
-        let result = with_files(&mut guest, |memory, state| {
+        let result = with_files(guest, |memory, state| {
             for (address, length) in vectors(memory, list, count)? {
                 let bytes = memory.slice(address, length).map_err(|_| FAULT)?;
                 if fd == 1 || fd == 2 {
@@ -270,18 +270,19 @@ fn link_files(linker: &mut Linker<ScriptData>) -> Result<()> {
             }
             put(memory, out, &moved.to_le_bytes())
         });
-        charge(&mut guest, u64::from(moved) * cost::BYTE)?;
+        charge(guest, u64::from(moved) * cost::BYTE)?;
         let level = if fd == 2 { 1 } else { 2 };
-        for line in String::from_utf8_lossy(&text).lines().filter(|line| !line.is_empty()) {
+        // A handful: the world's allowance of log lines would drop the rest.
+        for line in String::from_utf8_lossy(&text[..text.len().min(4 * limit::TEXT_BYTES)]).lines().filter(|line| !line.is_empty()).take(16) {
             let line: String = line.chars().take(limit::TEXT_BYTES / 4).collect();
             // Over the allowance: dropped, as any log line.
-            let _ = with_world(&mut guest, |_, world, own| host::log(world, own, level, &line));
+            let _ = with_world(guest, |_, world, own| host::log(world, own, level, &line));
         }
         Ok(lower(result))
-    })?;
-    linker.func_wrap(WASI_MODULE, "fd_seek", |mut guest: Guest<'_>, fd: i32, offset: i64, whence: i32, out: i32| -> Result<i32> {
-        enter(&mut guest, HostGroup::Storage, cost::STORAGE)?;
-        Ok(lower(with_files(&mut guest, |memory, state| {
+    });
+    costly!(linker, fibre, WASI_MODULE, "fd_seek", |guest, fd: i32, offset: i64, whence: i32, out: i32| -> i32 {
+        enter(guest, HostGroup::Storage, cost::STORAGE)?;
+        Ok(lower(with_files(guest, |memory, state| {
             let to = match whence {
                 0 => SeekFrom::Start(u64::try_from(offset).map_err(|_| INVAL)?),
                 1 => SeekFrom::Current(offset),
@@ -291,21 +292,21 @@ fn link_files(linker: &mut Linker<ScriptData>) -> Result<()> {
             let at = state.file(fd)?.seek(to).map_err(errno)?;
             put(memory, out, &at.to_le_bytes())
         })))
-    })?;
-    linker.func_wrap(WASI_MODULE, "fd_tell", |mut guest: Guest<'_>, fd: i32, out: i32| -> Result<i32> {
-        enter(&mut guest, HostGroup::Storage, cost::STORAGE)?;
-        Ok(lower(with_files(&mut guest, |memory, state| {
+    });
+    costly!(linker, fibre, WASI_MODULE, "fd_tell", |guest, fd: i32, out: i32| -> i32 {
+        enter(guest, HostGroup::Storage, cost::STORAGE)?;
+        Ok(lower(with_files(guest, |memory, state| {
             let at = state.file(fd)?.stream_position().map_err(errno)?;
             put(memory, out, &at.to_le_bytes())
         })))
-    })?;
-    linker.func_wrap(WASI_MODULE, "fd_filestat_get", |mut guest: Guest<'_>, fd: i32, out: i32| -> Result<i32> {
-        enter(&mut guest, HostGroup::Storage, cost::STORAGE)?;
-        Ok(lower(with_files(&mut guest, |memory, state| {
+    });
+    costly!(linker, fibre, WASI_MODULE, "fd_filestat_get", |guest, fd: i32, out: i32| -> i32 {
+        enter(guest, HostGroup::Storage, cost::STORAGE)?;
+        Ok(lower(with_files(guest, |memory, state| {
             let stat = state.file(fd)?.metadata().map_err(errno)?;
             put(memory, out, &filestat(stat.is_dir(), stat.len()))
         })))
-    })?;
+    });
     Ok(())
 }
 
@@ -317,13 +318,10 @@ fn filestat(is_dir: bool, size: u64) -> [u8; 64] {
     stat
 }
 
-fn link_paths(linker: &mut Linker<ScriptData>) -> Result<()> {
-    linker.func_wrap(
-        WASI_MODULE,
-        "path_open",
-        |mut guest: Guest<'_>, fd: i32, _: i32, name: i32, length: i32, flags: i32, rights: i64, _: i64, fdflags: i32, out: i32| -> Result<i32> {
-            enter(&mut guest, HostGroup::Storage, cost::STORAGE)?;
-            Ok(lower(with_files(&mut guest, |memory, state| {
+fn link_paths(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
+    costly!(linker, fibre, WASI_MODULE, "path_open", |guest, fd: i32, _lookup: i32, name: i32, length: i32, flags: i32, rights: i64, _inheriting: i64, fdflags: i32, out: i32| -> i32 {
+            enter(guest, HostGroup::Storage, cost::STORAGE)?;
+            Ok(lower(with_files(guest, |memory, state| {
                 if state.files.len() >= FILES_MAX {
                     return Err(NFILE);
                 }
@@ -340,22 +338,21 @@ fn link_paths(linker: &mut Linker<ScriptData>) -> Result<()> {
                 state.files.insert(new, file);
                 Ok(())
             })))
-        },
-    )?;
-    linker.func_wrap(WASI_MODULE, "path_filestat_get", |mut guest: Guest<'_>, fd: i32, _: i32, name: i32, length: i32, out: i32| -> Result<i32> {
-        enter(&mut guest, HostGroup::Storage, cost::STORAGE)?;
-        Ok(lower(with_files(&mut guest, |memory, state| {
+        });
+    costly!(linker, fibre, WASI_MODULE, "path_filestat_get", |guest, fd: i32, _lookup: i32, name: i32, length: i32, out: i32| -> i32 {
+        enter(guest, HostGroup::Storage, cost::STORAGE)?;
+        Ok(lower(with_files(guest, |memory, state| {
             let stat = state.directory(fd)?.metadata(path(memory, name, length)?).map_err(errno)?;
             put(memory, out, &filestat(stat.is_dir(), stat.len()))
         })))
-    })?;
-    linker.func_wrap(WASI_MODULE, "path_unlink_file", |mut guest: Guest<'_>, fd: i32, name: i32, length: i32| -> Result<i32> {
-        enter(&mut guest, HostGroup::Storage, cost::STORAGE)?;
-        Ok(lower(with_files(&mut guest, |memory, state| state.directory(fd)?.remove_file(path(memory, name, length)?).map_err(errno))))
-    })?;
-    linker.func_wrap(WASI_MODULE, "path_create_directory", |mut guest: Guest<'_>, fd: i32, name: i32, length: i32| -> Result<i32> {
-        enter(&mut guest, HostGroup::Storage, cost::STORAGE)?;
-        Ok(lower(with_files(&mut guest, |memory, state| state.directory(fd)?.create_dir(path(memory, name, length)?).map_err(errno))))
-    })?;
+    });
+    costly!(linker, fibre, WASI_MODULE, "path_unlink_file", |guest, fd: i32, name: i32, length: i32| -> i32 {
+        enter(guest, HostGroup::Storage, cost::STORAGE)?;
+        Ok(lower(with_files(guest, |memory, state| state.directory(fd)?.remove_file(path(memory, name, length)?).map_err(errno))))
+    });
+    costly!(linker, fibre, WASI_MODULE, "path_create_directory", |guest, fd: i32, name: i32, length: i32| -> i32 {
+        enter(guest, HostGroup::Storage, cost::STORAGE)?;
+        Ok(lower(with_files(guest, |memory, state| state.directory(fd)?.create_dir(path(memory, name, length)?).map_err(errno))))
+    });
     Ok(())
 }

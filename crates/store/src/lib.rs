@@ -62,9 +62,6 @@ pub enum StoreError {
         /// What it thought was the last commit.
         after_seq: u64,
     },
-    /// The queue is full: the disk is slower than the worlds write.
-    #[error("the store's queue is full: the disk is slower than the worlds write")]
-    Busy,
     /// Another process has the data directory.
     #[error("{0} is in use by another process: one node has one data directory")]
     Locked(PathBuf),
@@ -99,7 +96,7 @@ pub trait Store: Send + Sync {
     fn load_keys(&self, world: &WorldId) -> Result<Vec<StoredKey>, StoreError>;
     /// The checkpoints that are kept, newest first, each with its commit's number.
     fn load_checkpoints(&self, world: &WorldId) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
-    /// Make a batch durable. Batches of one world are committed in the order they were given.
+    /// Make a batch durable. Batches of one world are committed in the order they were given. Waits while the store's queue is full.
     fn commit(&self, batch: Batch, done: Done) -> Result<(), StoreError>;
     /// Wait until everything given so far is committed or refused.
     fn flush(&self) -> Result<(), StoreError>;

@@ -8,14 +8,16 @@ use aether_types::{Generation, WorldId};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Batches that wait for the writer. Past it the store is busy, and worlds hold their ticks.
+/// Batches that wait for the writer. Past it, tick threads wait with them.
 const QUEUE_MAX: usize = 4_096;
 /// Batches in one transaction: bounds how long the first waits for the last.
 const GROUP_MAX: usize = 512;
+/// Each waits five seconds for the lock.
+const BUSY_RETRIES: usize = 6;
 /// Checkpoints kept for each world.
 const CHECKPOINTS_KEPT: u64 = 2;
 
@@ -107,11 +109,8 @@ impl Store for SqliteStore {
     }
 
     fn commit(&self, batch: Batch, done: Done) -> Result<(), StoreError> {
-        match self.jobs()?.try_send(Job::Commit(batch, done)) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(_)) => Err(StoreError::Busy),
-            Err(TrySendError::Disconnected(_)) => Err(StoreError::Closed),
-        }
+        // Waits while the queue is full: who fills it are the worlds of the thread that waits.
+        self.jobs()?.send(Job::Commit(batch, done)).map_err(|_| StoreError::Closed)
     }
 
     fn flush(&self) -> Result<(), StoreError> {
@@ -185,7 +184,14 @@ impl Writer {
             transaction.commit()?;
             Ok(applied)
         };
-        let result = run(&mut self.connection);
+        let mut result = run(&mut self.connection);
+        for _ in 0..BUSY_RETRIES {
+            match &result {
+                // Somebody looks at the file with another program, and holds it.
+                Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => result = run(&mut self.connection),
+                _ => break,
+            }
+        }
         let error = result.as_ref().err().map(|error| self.failed(error));
         for (i, (batch, done)) in batches.into_iter().enumerate() {
             done(match (&result, &error) {

@@ -301,7 +301,7 @@ impl TickScheduler {
                 continue;
             }
             let fuel = match may_stay_paused {
-                true => ((share_ns / entry.ns_per_fuel) as u64).clamp(self.config.quantum, traits.fuel.max(self.config.quantum)),
+                true => ((share_ns / entry.ns_per_fuel) as u64).clamp(self.config.quantum.min(traits.fuel), traits.fuel),
                 false => traits.fuel,
             };
             self.tick.ran += 1;

@@ -220,21 +220,28 @@ pub struct WorldCheckpoint {
     pub scripts: Vec<ScriptCheckpoint>,
 }
 
+/// What every turn touches: one cache line a script. A world of ten thousand walks over all of them twenty times a second.
+#[derive(Default)]
+struct Hot {
+    instance: Option<ScriptInstance>,
+    id: InstanceId,
+    /// The first call of a fresh instance: `on_start` or `restore_state`.
+    boot: Option<Box<Call>>,
+    fuel: u64,
+    turns: u32,
+    pauses: u32,
+}
+
+/// The rest of a script.
 struct Slot {
     key: ScriptKey,
     parts: ScriptParts,
     spec: InstanceSpec,
-    instance: Option<ScriptInstance>,
     state: ScriptState,
-    /// The first call of a fresh instance: `on_start` or `restore_state`.
-    boot: Option<Call>,
     saved: Option<(Version, Vec<u8>)>,
     restarts: Vec<u64>,
     restart_at_ns: u64,
     restart_count: u32,
-    fuel: u64,
-    turns: u32,
-    pauses: u32,
     deferrals_seen: u32,
 }
 
@@ -243,7 +250,8 @@ pub struct World {
     config: WorldConfig,
     scheduler: TickScheduler,
     overload: OverloadTracker,
-    /// By scheduler key.
+    /// By scheduler key, as `slots`.
+    hot: Vec<Hot>,
     slots: Vec<Option<Box<Slot>>>,
     context: Option<Box<WorldContext>>,
     memory: Arc<WorldMemory>,
@@ -253,6 +261,10 @@ pub struct World {
     modules: HashSet<Digest>,
     /// Scripts to be rebuilt; empty in a healthy world.
     restarting: Vec<ScriptKey>,
+    /// Scripts that could not be added.
+    failed: Vec<ScriptStatus>,
+    /// Scripts that ended outside of a tick: the next report has them.
+    ends: Vec<ScriptEnd>,
 }
 
 /// CPU time of the thread that ticks. A function, so that a test can give any.
@@ -267,6 +279,7 @@ impl World {
         World {
             scheduler: TickScheduler::new(config.scheduler),
             overload: OverloadTracker::new(config.overload),
+            hot: Vec::new(),
             slots: Vec::new(),
             context: Some(WorldContext::new(host, ActionLimiter::new(&config.rates))),
             memory: WorldMemory::new(config.memory_bytes_max),
@@ -275,6 +288,8 @@ impl World {
             engine_ns: 0.0,
             modules: HashSet::new(),
             restarting: Vec::new(),
+            failed: Vec::new(),
+            ends: Vec::new(),
             config,
         }
     }
@@ -364,6 +379,7 @@ impl World {
             rates: parts.manifest.limits.rates,
             seed: self.config.seed ^ instance.0.wrapping_mul(0x9e37_79b9_7f4a_7c15),
             random: checkpoint.and_then(|checkpoint| checkpoint.random.clone()),
+            drained_at_ns: None,
             directory: parts.directory.clone(),
         };
         let built = ScriptInstance::build(&parts.module, &spec, &self.memory)?;
@@ -387,23 +403,21 @@ impl World {
         let saved = checkpoint.and_then(|checkpoint| checkpoint.state.clone().map(|state| (checkpoint.version, state)));
         let slot = Slot {
             key,
-            boot: Some(boot_call(saved.as_ref())),
             parts,
             spec,
-            instance: Some(built),
             state: ScriptState::Running,
             saved,
             restarts: Vec::new(),
             restart_at_ns: 0,
             restart_count: 0,
-            fuel: 0,
-            turns: 0,
-            pauses: 0,
             deferrals_seen: 0,
         };
         if self.slots.len() <= key.0 as usize {
             self.slots.resize_with(key.0 as usize + 1, || None);
+            self.hot.resize_with(key.0 as usize + 1, Hot::default);
         }
+        let boot = Some(Box::new(boot_call(slot.saved.as_ref())));
+        self.hot[key.0 as usize] = Hot { instance: Some(built), id: instance, boot, ..Hot::default() };
         self.slots[key.0 as usize] = Some(Box::new(slot));
         Ok(key)
     }
@@ -427,7 +441,7 @@ impl World {
         context.now_ns = now_ns;
         context.tick = tick.0;
         context.host.begin_tick(now_ns, tick.0);
-        let mut report = TickReport { tick, ..TickReport::default() };
+        let mut report = TickReport { tick, ends: std::mem::take(&mut self.ends), ..TickReport::default() };
         self.scheduler.begin(self.engine_ns as u64);
         loop {
             if self.scheduler.wants_clock() {
@@ -453,21 +467,21 @@ impl World {
     }
 
     fn run_turn(&mut self, turn: Turn, dt: f32, start: u64, cpu: CpuClock<'_>, report: &mut TickReport) {
-        let Some(slot) = self.slots[turn.key.0 as usize].as_mut() else { return self.scheduler.record(turn, 0, false) };
-        let Some(instance) = slot.instance.as_mut() else { return self.scheduler.record(turn, 0, false) };
+        let hot = &mut self.hot[turn.key.0 as usize];
+        let Some(instance) = hot.instance.as_mut() else { return self.scheduler.record(turn, 0, false) };
         let mut waiting = match &mut self.context {
-            Some(context) => context.host.enter(slot.spec.instance),
+            Some(context) => context.host.enter(hot.id),
             None => 0,
         };
         let mut used = 0;
         let mut tick_due = true;
-        // Boot, then what waits, then the tick; a call paused in an earlier tick goes before all of them.
+        // A call paused in an earlier tick goes first, then boot, then what waits, then the tick.
         let outcome = loop {
             let mut step = if instance.is_paused() {
                 instance.resume(&mut self.context)
             } else {
-                let call = match slot.boot.take() {
-                    Some(call) => call,
+                let call = match hot.boot.take() {
+                    Some(call) => *call,
                     None if waiting > 0 => {
                         waiting -= 1;
                         match self.context.as_mut().and_then(|context| context.host.next_call()) {
@@ -481,7 +495,7 @@ impl World {
                     }
                     None => break MeteringOutcome::Completed,
                 };
-                instance.run(&mut self.context, call, turn.fuel.max(1))
+                instance.run(&mut self.context, call, turn.fuel.saturating_sub(used).max(1))
             };
             used += step.fuel;
             let mut polls = 0;
@@ -496,11 +510,11 @@ impl World {
                 used += step.fuel;
             }
             if step.reply == Reply::Restored(false) {
-                slot.boot = Some(Call::Start);
+                hot.boot = Some(Box::new(Call::Start));
                 if let Some(context) = &mut self.context {
-                    context.host.reset_script(slot.spec.instance);
+                    context.host.reset_script(hot.id);
                 }
-                report.log.push(LogLine { instance: slot.spec.instance, level: 1, text: "restore_state refused the saved state: starting anew".to_owned() });
+                report.log.push(LogLine { instance: hot.id, level: 1, text: "restore_state refused the saved state: starting anew".to_owned() });
             }
             if instance.is_paused() || step.outcome.is_end() {
                 break step.outcome;
@@ -510,20 +524,11 @@ impl World {
                 break MeteringOutcome::Completed;
             }
         };
-        slot.fuel += used;
-        slot.turns += 1;
-        let mut ended = outcome.is_end();
+        hot.fuel += used;
+        hot.turns += 1;
         let paused = instance.is_paused();
-        if paused {
-            slot.pauses += 1;
-            if turn.may_stay_paused {
-                slot.state = ScriptState::Paused;
-            } else {
-                ended = true;
-            }
-        } else if slot.state == ScriptState::Paused {
-            slot.state = ScriptState::Running;
-        }
+        hot.pauses += u32::from(paused);
+        let ended = outcome.is_end() || (paused && !turn.may_stay_paused);
         self.scheduler.record(turn, used, paused && !ended);
         if ended {
             let cause = if paused { "stopped: out of fuel while too many scripts of this world are paused".to_owned() } else { outcome.to_string() };
@@ -535,7 +540,7 @@ impl World {
     fn script_ended(&mut self, key: ScriptKey, cause: String, report: &mut TickReport) {
         let now_ns = self.now_ns();
         let Some(slot) = self.slots[key.0 as usize].as_mut() else { return };
-        slot.instance = None;
+        self.hot[key.0 as usize].instance = None;
         slot.restarts.retain(|at| now_ns.saturating_sub(*at) < self.config.restart_period_ns);
         let parked = slot.restarts.len() >= self.config.restart_intensity as usize;
         if parked {
@@ -567,12 +572,14 @@ impl World {
     }
 
     fn rebuild(&mut self, key: ScriptKey, report: &mut TickReport) {
-        let memory = Arc::clone(&self.memory);
+        let (memory, now_ns) = (Arc::clone(&self.memory), self.now_ns());
         let Some(slot) = self.slots[key.0 as usize].as_mut() else { return };
+        slot.spec.drained_at_ns = Some(now_ns);
         match ScriptInstance::build(&slot.parts.module, &slot.spec, &memory) {
             Ok(instance) => {
-                slot.instance = Some(instance);
-                slot.boot = Some(boot_call(slot.saved.as_ref()));
+                let hot = &mut self.hot[key.0 as usize];
+                hot.instance = Some(instance);
+                hot.boot = Some(Box::new(boot_call(slot.saved.as_ref())));
                 if slot.saved.is_none()
                     && let Some(context) = &mut self.context
                 {
@@ -588,11 +595,13 @@ impl World {
 
     fn protect(&mut self, now_ns: u64, report: &mut TickReport) {
         let budget = self.config.scheduler.budget_ns;
-        // What was deferred is demand that was not met: a world that defers is full, whatever it used.
-        let used = if report.close.deferred > 0 { report.close.used_ns.max(budget) } else { report.close.used_ns };
+        // The engine's time is nobody's to suspend. What was deferred is demand that was not met: a world that defers is full,
+        // whatever it used.
+        let scripts_ns = report.close.used_ns.saturating_sub(report.engine_ns);
+        let used = if report.close.deferred > 0 { scripts_ns.max(budget) } else { scripts_ns };
         self.overload.observe(now_ns, used, budget);
         let (slots, scheduler) = (&self.slots, &self.scheduler);
-        let running = slots.iter().flatten().filter(|slot| matches!(slot.state, ScriptState::Running | ScriptState::Paused));
+        let running = slots.iter().flatten().filter(|slot| slot.state == ScriptState::Running);
         let running = running.map(|slot| (slot.key, slot.parts.manifest.limits.priority, scheduler.cost_ns(slot.key) / budget as f32));
         report.overload = self.overload.decide(now_ns, running);
         match report.overload {
@@ -608,7 +617,7 @@ impl World {
 
     /// An operator takes a script out of the order; its state is saved. `false`: there is no such script that runs.
     pub fn suspend(&mut self, name: &str) -> bool {
-        let running = |key: &ScriptKey| self.slots[key.0 as usize].as_ref().is_some_and(|slot| slot.instance.is_some());
+        let running = |key: &ScriptKey| self.hot[key.0 as usize].instance.is_some();
         let key = self.find(name).filter(running);
         if let Some(key) = key {
             self.suspend_now(key);
@@ -632,8 +641,8 @@ impl World {
 
     fn suspend_now(&mut self, key: ScriptKey) {
         self.save(key);
+        self.hot[key.0 as usize].instance = None;
         if let Some(slot) = self.slots[key.0 as usize].as_mut() {
-            slot.instance = None;
             slot.state = ScriptState::Suspended;
         }
         self.scheduler.forget_pause(key);
@@ -644,19 +653,19 @@ impl World {
         self.rebuild(key, report);
     }
 
-    /// Call `save_state` with its own small budget and keep what it gives. A script that is paused, traps or takes too long keeps what it
-    /// saved the last time; one that ended in it is rebuilt like any other.
+    /// Call `save_state` with its own small budget and keep what it gives. A script that is in the middle of a call keeps what it saved
+    /// the last time. `false`: it trapped or took too long.
     fn save(&mut self, key: ScriptKey) -> bool {
         let fuel = self.config.save_fuel;
         let Some(slot) = self.slots[key.0 as usize].as_mut() else { return true };
         let version = slot.parts.version;
-        match call_bounded(slot, &mut self.context, Call::Save, fuel) {
-            Some(Reply::State(state)) => {
+        match call_bounded(&mut self.hot[key.0 as usize], &mut self.context, Call::Save, fuel) {
+            Bounded::Completed(Reply::State(state)) => {
                 slot.saved = Some((version, state));
                 true
             }
-            Some(_) => true,
-            None => slot.instance.as_ref().is_none_or(|instance| !instance.has_ended() && !instance.is_paused()),
+            Bounded::Completed(_) | Bounded::NotNow => true,
+            Bounded::Failed => false,
         }
     }
 
@@ -665,10 +674,11 @@ impl World {
         let keys: Vec<_> = self.slots.iter().flatten().map(|slot| slot.key).collect();
         let mut report = TickReport::default();
         for key in keys {
-            if !self.save(key) && self.slots[key.0 as usize].as_ref().is_some_and(|slot| slot.instance.as_ref().is_some_and(ScriptInstance::has_ended)) {
-                self.script_ended(key, "save_state did not end well".to_owned(), &mut report);
+            if !self.save(key) {
+                self.script_ended(key, format!("save_state trapped, or took more than {} fuel", self.config.save_fuel), &mut report);
             }
         }
+        self.ends.append(&mut report.ends);
         let scripts = self
             .slots
             .iter()
@@ -678,7 +688,7 @@ impl World {
                 instance: slot.spec.instance,
                 version: slot.saved.as_ref().map_or(slot.parts.version, |(version, _)| *version),
                 state: slot.saved.as_ref().map(|(_, state)| state.clone()),
-                random: slot.instance.as_ref().map(ScriptInstance::random),
+                random: self.hot[slot.key.0 as usize].instance.as_ref().map(ScriptInstance::random),
             })
             .collect();
         let (tick, next_instance) = (self.tick, self.next_instance);
@@ -692,35 +702,64 @@ impl World {
         let mut order: Vec<_> = self.slots.iter().flatten().map(|slot| slot.key).collect();
         order.sort_unstable();
         for key in order {
-            let Some(slot) = self.slots[key.0 as usize].as_mut() else { continue };
-            call_bounded(slot, &mut self.context, Call::Stop, fuel);
+            call_bounded(&mut self.hot[key.0 as usize], &mut self.context, Call::Stop, fuel);
         }
         let checkpoint = self.checkpoint()?;
         let context = self.context();
         Ok((checkpoint, context.host.take_output(), std::mem::take(&mut context.log)))
     }
 
+    /// What has left the scripts since the last tick's report, by `save_state` or `on_stop`.
+    pub fn take_output(&mut self) -> WorldOutput {
+        self.context().host.take_output()
+    }
+
+    /// A script that could not be loaded or added is shown as parked: one bad script must not keep a world from starting.
+    pub fn add_failed(&mut self, name: String, script: ScriptId, version: Version, cause: String) {
+        self.ends.push(ScriptEnd { name: name.clone(), script, cause: cause.clone(), parked: true });
+        let state = ScriptState::Parked { cause };
+        let status = ScriptStatus {
+            name,
+            script,
+            version,
+            state,
+            priority: 0,
+            fuel: 0,
+            turns: 0,
+            pauses: 0,
+            deferred_ticks: 0,
+            deferrals: 0,
+            cost_ns: 0.0,
+            host_calls: [0; 7],
+            memory_bytes: 0,
+            restarts: 0,
+        };
+        self.failed.push(status);
+    }
+
     /// What each script did since this was last asked.
     pub fn status(&mut self) -> Vec<ScriptStatus> {
-        let scheduler = &self.scheduler;
+        let (scheduler, all_hot) = (&self.scheduler, &mut self.hot);
         let ticks = self.tick.0;
         self.slots
             .iter_mut()
             .flatten()
             .map(|slot| {
-                let Counters { host_calls, memory_bytes } = slot.instance.as_mut().map(ScriptInstance::take_counters).unwrap_or_default();
-                let turns = std::mem::take(&mut slot.turns);
+                let hot = &mut all_hot[slot.key.0 as usize];
+                let Counters { host_calls, memory_bytes } = hot.instance.as_mut().map(ScriptInstance::take_counters).unwrap_or_default();
+                let turns = std::mem::take(&mut hot.turns);
+                let paused = hot.instance.as_ref().is_some_and(ScriptInstance::is_paused);
                 let passed = (ticks as u32).wrapping_sub(std::mem::replace(&mut slot.deferrals_seen, ticks as u32));
-                let in_order = matches!(slot.state, ScriptState::Running | ScriptState::Paused);
+                let in_order = slot.state == ScriptState::Running;
                 ScriptStatus {
                     name: slot.parts.name.clone(),
                     script: slot.parts.manifest.name,
                     version: slot.parts.version,
-                    state: slot.state.clone(),
+                    state: if in_order && paused { ScriptState::Paused } else { slot.state.clone() },
                     priority: slot.parts.manifest.limits.priority,
-                    fuel: std::mem::take(&mut slot.fuel),
+                    fuel: std::mem::take(&mut hot.fuel),
                     turns,
-                    pauses: std::mem::take(&mut slot.pauses),
+                    pauses: std::mem::take(&mut hot.pauses),
                     deferred_ticks: scheduler.deferred_ticks(slot.key),
                     deferrals: if in_order { passed.saturating_sub(turns) } else { 0 },
                     cost_ns: scheduler.cost_ns(slot.key),
@@ -729,6 +768,7 @@ impl World {
                     restarts: slot.restart_count,
                 }
             })
+            .chain(self.failed.iter().cloned())
             .collect()
     }
 
@@ -751,15 +791,22 @@ fn boot_call(saved: Option<&(Version, Vec<u8>)>) -> Call {
     }
 }
 
-/// A call outside of a tick, with a bound of its own; `None`: it did not complete, or the script could not be called.
-fn call_bounded(slot: &mut Slot, context: &mut Option<Box<WorldContext>>, call: Call, fuel: u64) -> Option<Reply> {
-    let instance = slot.instance.as_mut()?;
-    // Not started yet, or in the middle of a call: what was saved before counts.
-    if instance.is_paused() || instance.has_ended() || slot.boot.is_some() {
-        return None;
+/// How a call outside of a tick went.
+enum Bounded {
+    Completed(Reply),
+    /// The script is not there, not started yet, or in the middle of another call.
+    NotNow,
+    Failed,
+}
+
+/// A call outside of a tick, with a bound of its own.
+fn call_bounded(hot: &mut Hot, context: &mut Option<Box<WorldContext>>, call: Call, fuel: u64) -> Bounded {
+    let Some(instance) = hot.instance.as_mut() else { return Bounded::NotNow };
+    if instance.is_paused() || instance.has_ended() || hot.boot.is_some() {
+        return Bounded::NotNow;
     }
     if let Some(context) = context {
-        context.host.enter(slot.spec.instance);
+        context.host.enter(hot.id);
     }
     let mut step = instance.run(context, call, fuel);
     let mut used = step.fuel;
@@ -767,5 +814,5 @@ fn call_bounded(slot: &mut Slot, context: &mut Option<Box<WorldContext>>, call: 
         step = instance.resume(context);
         used += step.fuel;
     }
-    (step.outcome == MeteringOutcome::Completed).then_some(step.reply)
+    if step.outcome == MeteringOutcome::Completed { Bounded::Completed(step.reply) } else { Bounded::Failed }
 }

@@ -7,29 +7,25 @@ use crate::api::{AudioApi, SoundParameters};
 const MODULE: &str = "aether:audio";
 const GROUP: HostGroup = HostGroup::Audio;
 
-pub(super) fn link(linker: &mut Linker<ScriptData>) -> Result<()> {
-    linker.func_wrap(
-        MODULE,
-        "play",
-        |mut guest: Guest<'_>, sound: i32, length: i32, x: f32, y: f32, z: f32, gain: f32, pitch: f32, range: f32, looped: i32| -> Result<i64> {
-            enter(&mut guest, GROUP, cost::COMMAND)?;
-            Ok(status64(call(&mut guest, |memory, api| {
+pub(super) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
+    costly!(linker, fibre, MODULE, "play", |guest, sound: i32, length: i32, x: f32, y: f32, z: f32, gain: f32, pitch: f32, range: f32, looped: i32| -> i64 {
+            enter(guest, GROUP, cost::COMMAND)?;
+            Ok(status64(call(guest, |memory, api| {
                 let sound = memory.text(sound, length, limit::NAME_BYTES)?;
                 api.play_sound(sound, vec3(x, y, z), SoundParameters { gain, pitch, range }, looped != 0)
             })))
-        },
-    )?;
-    linker.func_wrap(MODULE, "stop", |mut guest: Guest<'_>, handle: i64| -> Result<i32> {
-        enter(&mut guest, GROUP, cost::COMMAND)?;
-        Ok(done(call(&mut guest, |_, api| api.stop_sound(handle as u64))))
-    })?;
-    linker.func_wrap(MODULE, "set_source", |mut guest: Guest<'_>, handle: i64, x: f32, y: f32, z: f32| -> Result<i32> {
-        enter(&mut guest, GROUP, cost::COMMAND)?;
-        Ok(done(call(&mut guest, |_, api| api.set_sound_position(handle as u64, vec3(x, y, z)))))
-    })?;
-    linker.func_wrap(MODULE, "set_parameters", |mut guest: Guest<'_>, handle: i64, gain: f32, pitch: f32, range: f32| -> Result<i32> {
-        enter(&mut guest, GROUP, cost::COMMAND)?;
-        Ok(done(call(&mut guest, |_, api| api.set_sound_parameters(handle as u64, SoundParameters { gain, pitch, range }))))
-    })?;
+        });
+    costly!(linker, fibre, MODULE, "stop", |guest, handle: i64| -> i32 {
+        enter(guest, GROUP, cost::COMMAND)?;
+        Ok(done(call(guest, |_, api| api.stop_sound(handle as u64))))
+    });
+    costly!(linker, fibre, MODULE, "set_source", |guest, handle: i64, x: f32, y: f32, z: f32| -> i32 {
+        enter(guest, GROUP, cost::COMMAND)?;
+        Ok(done(call(guest, |_, api| api.set_sound_position(handle as u64, vec3(x, y, z)))))
+    });
+    costly!(linker, fibre, MODULE, "set_parameters", |guest, handle: i64, gain: f32, pitch: f32, range: f32| -> i32 {
+        enter(guest, GROUP, cost::COMMAND)?;
+        Ok(done(call(guest, |_, api| api.set_sound_parameters(handle as u64, SoundParameters { gain, pitch, range }))))
+    });
     Ok(())
 }

@@ -8,22 +8,22 @@ use crate::api::{ApiError, Body, EntityApi};
 const MODULE: &str = "aether:entity";
 const GROUP: HostGroup = HostGroup::Entity;
 
-pub(super) fn link(linker: &mut Linker<ScriptData>) -> Result<()> {
+pub(super) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
     linker.func_wrap(MODULE, "self_entity", |mut guest: Guest<'_>| -> Result<i64> {
         enter(&mut guest, GROUP, cost::ENTITY)?;
         Ok(status64(call(&mut guest, |_, api| api.self_entity().map(|id| id.0))))
     })?;
-    linker.func_wrap(MODULE, "spawn", |mut guest: Guest<'_>, prefab: i32, length: i32, x: f32, y: f32, z: f32| -> Result<i64> {
-        enter(&mut guest, GROUP, cost::SPAWN)?;
-        Ok(status64(call(&mut guest, |memory, api| {
+    costly!(linker, fibre, MODULE, "spawn", |guest, prefab: i32, length: i32, x: f32, y: f32, z: f32| -> i64 {
+        enter(guest, GROUP, cost::SPAWN)?;
+        Ok(status64(call(guest, |memory, api| {
             let prefab = api.find_prefab(memory.text(prefab, length, limit::NAME_BYTES)?)?;
             api.spawn_entity_at(prefab, vec3(x, y, z)).map(|id| id.0)
         })))
-    })?;
-    linker.func_wrap(MODULE, "destroy", |mut guest: Guest<'_>, entity: i64| -> Result<i32> {
-        enter(&mut guest, GROUP, cost::SPAWN)?;
-        Ok(done(call(&mut guest, |_, api| api.destroy_entity(entity_id(entity)))))
-    })?;
+    });
+    costly!(linker, fibre, MODULE, "destroy", |guest, entity: i64| -> i32 {
+        enter(guest, GROUP, cost::SPAWN)?;
+        Ok(done(call(guest, |_, api| api.destroy_entity(entity_id(entity)))))
+    });
     linker.func_wrap(MODULE, "get_kind", |mut guest: Guest<'_>, entity: i64, out: i32, capacity: i32| -> Result<i32> {
         enter(&mut guest, GROUP, cost::ENTITY + bytes(capacity, limit::NAME_BYTES))?;
         Ok(status(call(&mut guest, |memory, api| memory.write_all_or_nothing(out, capacity, api.kind(entity_id(entity))?.as_bytes()))))
@@ -40,16 +40,19 @@ pub(super) fn link(linker: &mut Linker<ScriptData>) -> Result<()> {
         enter(&mut guest, GROUP, cost::ENTITY)?;
         Ok(done(call(&mut guest, |_, api| api.set_yaw(entity_id(entity), yaw))))
     })?;
-    link_batches(linker)?;
-    link_components(linker)?;
-    link_queries(linker)
+    link_batches(linker, fibre)?;
+    link_components(linker, fibre)?;
+    link_queries(linker, fibre)
 }
 
-fn link_batches(linker: &mut Linker<ScriptData>) -> Result<()> {
-    let batch = |count: i32| (count as u32 as usize).min(limit::BATCH) as u64 * cost::ENTITY;
-    linker.func_wrap(MODULE, "read_bodies", move |mut guest: Guest<'_>, entities: i32, count: i32, out: i32, capacity: i32| -> Result<i32> {
-        enter(&mut guest, GROUP, batch(count))?;
-        Ok(status(call(&mut guest, |memory, api| {
+fn batch(count: i32) -> u64 {
+    (count as u32 as usize).min(limit::BATCH) as u64 * cost::ENTITY
+}
+
+fn link_batches(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
+    costly!(linker, fibre, MODULE, "read_bodies", |guest, entities: i32, count: i32, out: i32, capacity: i32| -> i32 {
+        enter(guest, GROUP, batch(count))?;
+        Ok(status(call(guest, |memory, api| {
             let (count, capacity) = (count as u32 as usize, capacity as u32 as usize);
             if count > limit::BATCH {
                 return Err(ApiError::TooLarge);
@@ -69,10 +72,10 @@ fn link_batches(linker: &mut Linker<ScriptData>) -> Result<()> {
             }
             Ok(count as u32)
         })))
-    })?;
-    linker.func_wrap(MODULE, "write_bodies", move |mut guest: Guest<'_>, bodies: i32, count: i32| -> Result<i32> {
-        enter(&mut guest, GROUP, batch(count))?;
-        Ok(status(call(&mut guest, |memory, api| {
+    });
+    costly!(linker, fibre, MODULE, "write_bodies", |guest, bodies: i32, count: i32| -> i32 {
+        enter(guest, GROUP, batch(count))?;
+        Ok(status(call(guest, |memory, api| {
             let count = count as u32 as usize;
             if count > limit::BATCH {
                 return Err(ApiError::TooLarge);
@@ -87,11 +90,11 @@ fn link_batches(linker: &mut Linker<ScriptData>) -> Result<()> {
             }
             Ok(written)
         })))
-    })?;
+    });
     Ok(())
 }
 
-fn link_components(linker: &mut Linker<ScriptData>) -> Result<()> {
+fn link_components(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
     linker.func_wrap(MODULE, "get_component", |mut guest: Guest<'_>, entity: i64, name: i32, length: i32, out: i32, capacity: i32| -> Result<i32> {
         enter(&mut guest, GROUP, cost::ENTITY + bytes(length, limit::NAME_BYTES) + bytes(capacity, limit::COMPONENT_BYTES))?;
         Ok(status(call(&mut guest, |memory, api| {
@@ -99,13 +102,13 @@ fn link_components(linker: &mut Linker<ScriptData>) -> Result<()> {
             memory.write_all_or_nothing(out, capacity, value)
         })))
     })?;
-    linker.func_wrap(MODULE, "set_component", |mut guest: Guest<'_>, entity: i64, name: i32, length: i32, value: i32, value_length: i32| -> Result<i32> {
-        enter(&mut guest, GROUP, cost::ENTITY + bytes(length, limit::NAME_BYTES) + bytes(value_length, limit::COMPONENT_BYTES))?;
-        Ok(done(call(&mut guest, |memory, api| {
+    costly!(linker, fibre, MODULE, "set_component", |guest, entity: i64, name: i32, length: i32, value: i32, value_length: i32| -> i32 {
+        enter(guest, GROUP, cost::ENTITY + bytes(length, limit::NAME_BYTES) + bytes(value_length, limit::COMPONENT_BYTES))?;
+        Ok(done(call(guest, |memory, api| {
             let value = memory.bytes(value, value_length, limit::COMPONENT_BYTES)?;
             api.set_component(entity_id(entity), memory.text(name, length, limit::NAME_BYTES)?, value)
         })))
-    })?;
+    });
     linker.func_wrap(MODULE, "remove_component", |mut guest: Guest<'_>, entity: i64, name: i32, length: i32| -> Result<i32> {
         enter(&mut guest, GROUP, cost::ENTITY + bytes(length, limit::NAME_BYTES))?;
         Ok(done(call(&mut guest, |memory, api| api.remove_component(entity_id(entity), memory.text(name, length, limit::NAME_BYTES)?))))
@@ -113,26 +116,27 @@ fn link_components(linker: &mut Linker<ScriptData>) -> Result<()> {
     Ok(())
 }
 
-fn link_queries(linker: &mut Linker<ScriptData>) -> Result<()> {
-    linker.func_wrap(MODULE, "query_kind", |mut guest: Guest<'_>, kind: i32, length: i32, out: i32, capacity: i32| -> Result<i32> {
-        enter(&mut guest, GROUP, cost::QUERY)?;
-        write_entities(&mut guest, out, capacity, |memory, api, found| api.query_kind(memory.text(kind, length, limit::NAME_BYTES)?, found))
-    })?;
-    linker.func_wrap(
-        MODULE,
-        "query_radius",
-        |mut guest: Guest<'_>, x: f32, y: f32, z: f32, radius: f32, kind: i32, length: i32, out: i32, capacity: i32| -> Result<i32> {
-            enter(&mut guest, GROUP, cost::QUERY)?;
-            write_entities(&mut guest, out, capacity, |memory, api, found| {
+fn link_queries(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
+    costly!(linker, fibre, MODULE, "query_kind", |guest, kind: i32, length: i32, out: i32, capacity: i32| -> i32 {
+        enter(guest, GROUP, cost::QUERY)?;
+        write_entities(guest, out, capacity, |memory, api, found| api.query_kind(memory.text(kind, length, limit::NAME_BYTES)?, found))
+    });
+    costly!(linker, fibre, MODULE, "query_radius", |guest, x: f32, y: f32, z: f32, radius: f32, kind: i32, length: i32, out: i32, capacity: i32| -> i32 {
+            enter(guest, GROUP, cost::QUERY)?;
+            write_entities(guest, out, capacity, |memory, api, found| {
                 api.query_radius(vec3(x, y, z), radius, memory.text(kind, length, limit::NAME_BYTES)?, found)
             })
-        },
-    )?;
-    linker.func_wrap(MODULE, "nearest", |mut guest: Guest<'_>, x: f32, y: f32, z: f32, radius: f32, kind: i32, length: i32| -> Result<i64> {
-        enter(&mut guest, GROUP, cost::QUERY)?;
-        Ok(status64(call(&mut guest, |memory, api| {
-            api.nearest(vec3(x, y, z), radius, memory.text(kind, length, limit::NAME_BYTES)?).map(|id| id.0)
-        })))
-    })?;
+        });
+    costly!(linker, fibre, MODULE, "nearest", |guest, x: f32, y: f32, z: f32, radius: f32, kind: i32, length: i32| -> i64 {
+        enter(guest, GROUP, cost::QUERY)?;
+        let mut looked = 0;
+        let result = call(guest, |memory, api| {
+            let nearest = api.nearest(vec3(x, y, z), radius, memory.text(kind, length, limit::NAME_BYTES)?);
+            looked = api.host.take_examined();
+            nearest.map(|id| id.0)
+        });
+        charge(guest, looked * cost::LOOKED)?;
+        Ok(status64(result))
+    });
     Ok(())
 }

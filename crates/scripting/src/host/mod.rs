@@ -18,21 +18,45 @@ pub(crate) use script::log;
 
 use crate::abi::{HostGroup, cost};
 use crate::api::{ApiError, ApiResult, EntityId, Vec3};
-use crate::data::{Own, ScriptData, WorldContext, WorldSlot};
+use crate::data::{HostYield, Own, ScriptData, WorldContext, WorldSlot};
 use crate::limited::Limited;
-use wasmtime::{AsContextMut, Caller, Linker, Result, Trap};
+use std::task::Poll;
+use wasmtime::{Caller, Linker, Result, Trap};
 
 pub(crate) type Guest<'a> = Caller<'a, ScriptData>;
 
-/// Link every import of the ABI.
-pub(crate) fn link(linker: &mut Linker<ScriptData>) -> Result<()> {
-    entity::link(linker)?;
-    physics::link(linker)?;
-    ui::link(linker)?;
-    audio::link(linker)?;
-    network::link(linker)?;
-    storage::link(linker)?;
-    script::link(linker)
+/// Link a function that may cost more than a few hundred fuel. Of a script on a fibre it yields when the slice is used up; the
+/// cheap ones do not need to, since every loop around them uses fuel of its own.
+macro_rules! costly {
+    ($linker:expr, $fibre:expr, $module:expr, $name:expr, |$guest:ident $(, $arg:ident: $ty:ty)*| -> $ret:ty $body:block) => {
+        if $fibre {
+            $linker.func_wrap_async($module, $name, |mut caller: $crate::host::Guest<'_>, ($($arg,)*): ($($ty,)*)| {
+                Box::new(async move {
+                    let run = |$guest: &mut $crate::host::Guest<'_>| -> wasmtime::Result<$ret> { $body };
+                    let result = run(&mut caller)?;
+                    $crate::host::settle(&mut caller).await?;
+                    wasmtime::Result::Ok(result)
+                })
+            })?;
+        } else {
+            $linker.func_wrap($module, $name, |mut caller: $crate::host::Guest<'_> $(, $arg: $ty)*| -> wasmtime::Result<$ret> {
+                let $guest = &mut caller;
+                $body
+            })?;
+        }
+    };
+}
+pub(crate) use costly;
+
+/// Link every import of the ABI, for scripts that are called synchronously or for those on a fibre.
+pub(crate) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
+    entity::link(linker, fibre)?;
+    physics::link(linker, fibre)?;
+    ui::link(linker, fibre)?;
+    audio::link(linker, fibre)?;
+    network::link(linker, fibre)?;
+    storage::link(linker, fibre)?;
+    script::link(linker, fibre)
 }
 
 /// Count the call and charge for it.
@@ -46,11 +70,9 @@ pub(crate) fn enter(guest: &mut Guest<'_>, group: HostGroup, fuel: u64) -> Resul
 #[inline]
 pub(crate) fn charge(guest: &mut Guest<'_>, fuel: u64) -> Result<()> {
     if let Some(fibre) = &mut guest.data_mut().own.fibre {
-        // Setting fuel here would restart the slice. The epoch callback settles it: see `instance::backstop`.
+        // Setting fuel here would restart the slice: it is counted beside, and settled by `settle`.
         fibre.since_yield += fuel;
-        if fibre.since_yield >= fibre.quantum {
-            guest.as_context_mut().set_epoch_deadline(0);
-        }
+        fibre.in_call += fuel;
         return Ok(());
     }
     let left = guest.get_fuel()?;
@@ -61,6 +83,27 @@ pub(crate) fn charge(guest: &mut Guest<'_>, fuel: u64) -> Result<()> {
             Err(Trap::OutOfFuel.into())
         }
     }
+}
+
+/// On a fibre: end the call if its whole fuel is spent, yield if host work has used up the slice.
+pub(crate) async fn settle(guest: &mut Guest<'_>) -> Result<()> {
+    let left = guest.get_fuel()?;
+    let data = guest.data_mut();
+    let Some(fibre) = &mut data.own.fibre else { return Ok(()) };
+    if fibre.in_call > left {
+        return Err(Trap::OutOfFuel.into());
+    }
+    if fibre.since_yield < fibre.quantum {
+        return Ok(());
+    }
+    fibre.since_yield = 0;
+    let charged = fibre.in_call;
+    if let WorldSlot::Shared(exchange) = &data.world {
+        exchange.borrow_mut().yielded = Some(HostYield { fuel_left: left, charged });
+    }
+    let mut yielded = false;
+    std::future::poll_fn(|_| if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+    Ok(())
 }
 
 /// Run `f` on the script's memory and the host behind the script's limits.
@@ -140,19 +183,19 @@ pub(crate) fn write_entities(
     capacity: i32,
     query: impl FnOnce(&mut GuestMemory<'_>, &mut Limited<'_>, &mut Vec<EntityId>) -> ApiResult<()>,
 ) -> Result<i32> {
+    let mut looked = 0;
     let result = call(guest, |memory, api| {
         let capacity = (capacity as u32 as usize).min(crate::abi::limit::BATCH);
         // Checked before the work, so that a bad pointer costs nobody a query.
         memory.slice_mut(out, capacity * 8)?;
         let mut found = Vec::new();
         query(memory, api, &mut found)?;
+        looked = api.host.take_examined();
         for (i, entity) in found.iter().take(capacity).enumerate() {
             memory.write(out as u32 + 8 * i as u32, &entity.0.to_le_bytes())?;
         }
         Ok(found.len() as u32)
     });
-    if let Ok(found) = result {
-        charge(guest, u64::from(found) * cost::FOUND)?;
-    }
+    charge(guest, u64::from(result.unwrap_or(0)) * cost::FOUND + looked * cost::LOOKED)?;
     Ok(status(result))
 }

@@ -7,44 +7,36 @@ use crate::api::{NetworkApi, PlayerId};
 const MODULE: &str = "aether:network";
 const GROUP: HostGroup = HostGroup::Network;
 
-pub(super) fn link(linker: &mut Linker<ScriptData>) -> Result<()> {
-    linker.func_wrap(
-        MODULE,
-        "rpc",
-        |mut guest: Guest<'_>, target: i32, length: i32, method: i32, method_length: i32, payload: i32, payload_length: i32| -> Result<i64> {
-            enter(&mut guest, GROUP, cost::MESSAGE + bytes(payload_length, limit::PAYLOAD_BYTES))?;
-            Ok(status64(call(&mut guest, |memory, api| {
+pub(super) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
+    costly!(linker, fibre, MODULE, "rpc", |guest, target: i32, length: i32, method: i32, method_length: i32, payload: i32, payload_length: i32| -> i64 {
+            enter(guest, GROUP, cost::MESSAGE + bytes(payload_length, limit::PAYLOAD_BYTES))?;
+            Ok(status64(call(guest, |memory, api| {
                 let target = memory.text(target, length, limit::TARGET_BYTES)?;
                 let method = memory.text(method, method_length, limit::NAME_BYTES)?;
                 api.send_rpc(target, method, memory.bytes(payload, payload_length, limit::PAYLOAD_BYTES)?)
             })))
-        },
-    )?;
-    linker.func_wrap(MODULE, "reply", |mut guest: Guest<'_>, number: i64, payload: i32, length: i32| -> Result<i32> {
-        enter(&mut guest, GROUP, cost::MESSAGE + bytes(length, limit::PAYLOAD_BYTES))?;
-        Ok(done(call(&mut guest, |memory, api| api.reply_rpc(number as u64, memory.bytes(payload, length, limit::PAYLOAD_BYTES)?))))
-    })?;
-    linker.func_wrap(MODULE, "broadcast", |mut guest: Guest<'_>, topic: i32, length: i32, payload: i32, payload_length: i32| -> Result<i32> {
-        enter(&mut guest, GROUP, cost::MESSAGE + bytes(payload_length, limit::PAYLOAD_BYTES))?;
-        Ok(done(call(&mut guest, |memory, api| {
+        });
+    costly!(linker, fibre, MODULE, "reply", |guest, number: i64, payload: i32, length: i32| -> i32 {
+        enter(guest, GROUP, cost::MESSAGE + bytes(length, limit::PAYLOAD_BYTES))?;
+        Ok(done(call(guest, |memory, api| api.reply_rpc(number as u64, memory.bytes(payload, length, limit::PAYLOAD_BYTES)?))))
+    });
+    costly!(linker, fibre, MODULE, "broadcast", |guest, topic: i32, length: i32, payload: i32, payload_length: i32| -> i32 {
+        enter(guest, GROUP, cost::MESSAGE + bytes(payload_length, limit::PAYLOAD_BYTES))?;
+        Ok(done(call(guest, |memory, api| {
             let topic = memory.text(topic, length, limit::NAME_BYTES)?;
             api.broadcast_event(topic, memory.bytes(payload, payload_length, limit::PAYLOAD_BYTES)?)
         })))
-    })?;
-    linker.func_wrap(MODULE, "subscribe", |mut guest: Guest<'_>, topic: i32, length: i32| -> Result<i32> {
-        enter(&mut guest, GROUP, cost::QUERY)?;
-        Ok(done(call(&mut guest, |memory, api| api.subscribe(memory.text(topic, length, limit::NAME_BYTES)?))))
-    })?;
-    linker.func_wrap(
-        MODULE,
-        "send_player",
-        |mut guest: Guest<'_>, player: i64, topic: i32, length: i32, payload: i32, payload_length: i32| -> Result<i32> {
-            enter(&mut guest, GROUP, cost::MESSAGE + bytes(payload_length, limit::PAYLOAD_BYTES))?;
-            Ok(done(call(&mut guest, |memory, api| {
+    });
+    costly!(linker, fibre, MODULE, "subscribe", |guest, topic: i32, length: i32| -> i32 {
+        enter(guest, GROUP, cost::QUERY)?;
+        Ok(done(call(guest, |memory, api| api.subscribe(memory.text(topic, length, limit::NAME_BYTES)?))))
+    });
+    costly!(linker, fibre, MODULE, "send_player", |guest, player: i64, topic: i32, length: i32, payload: i32, payload_length: i32| -> i32 {
+            enter(guest, GROUP, cost::MESSAGE + bytes(payload_length, limit::PAYLOAD_BYTES))?;
+            Ok(done(call(guest, |memory, api| {
                 let topic = memory.text(topic, length, limit::NAME_BYTES)?;
                 api.send_player(PlayerId(player as u64), topic, memory.bytes(payload, payload_length, limit::PAYLOAD_BYTES)?)
             })))
-        },
-    )?;
+        });
     Ok(())
 }

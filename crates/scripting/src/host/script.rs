@@ -9,15 +9,15 @@ use rand_core::Rng;
 const MODULE: &str = "aether:script";
 const GROUP: HostGroup = HostGroup::Script;
 
-pub(super) fn link(linker: &mut Linker<ScriptData>) -> Result<()> {
-    linker.func_wrap(MODULE, "log", |mut guest: Guest<'_>, level: i32, address: i32, length: i32| -> Result<i32> {
-        enter(&mut guest, GROUP, cost::LOG + bytes(length, limit::TEXT_BYTES))?;
-        Ok(done(with_world(&mut guest, |memory, world, own| {
+pub(super) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
+    costly!(linker, fibre, MODULE, "log", |guest, level: i32, address: i32, length: i32| -> i32 {
+        enter(guest, GROUP, cost::LOG + bytes(length, limit::TEXT_BYTES))?;
+        Ok(done(with_world(guest, |memory, world, own| {
             let text = memory.text(address, length, limit::TEXT_BYTES)?;
             let level = u8::try_from(level).ok().filter(|level| *level <= 3).ok_or(ApiError::BadArgument)?;
             log(world, own, level, text)
         })))
-    })?;
+    });
     linker.func_wrap(MODULE, "time", |mut guest: Guest<'_>| -> Result<i64> {
         enter(&mut guest, GROUP, 0)?;
         Ok(with_world(&mut guest, |_, world, _| Ok(world.now_ns)).unwrap_or(0) as i64)

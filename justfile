@@ -1,0 +1,43 @@
+# What there is to do here: `just` lists it. Every recipe is one command that works without just.
+
+_default:
+    @just --list
+
+# The dev cluster file with its live view; q or Ctrl-C saves and stops.
+run *ARGS:
+    cargo run --release -- run cluster-config/dev.toml {{ARGS}}
+
+# All tests.
+test:
+    cargo test --workspace
+
+# Warnings are errors.
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+fmt:
+    cargo fmt --all
+
+# The API documentation.
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Aether beside bare wasmtime; parts by name, all by default.
+bench *PARTS:
+    cargo run --release -p aether-bench -- {{PARTS}}
+
+# Build the game scripts, all or by name.
+scripts *NAMES:
+    scripts/build.sh {{NAMES}}
+
+# Whether the committed .wasm files are what their sources give.
+check-scripts:
+    scripts/check.sh
+
+# Licences, advisories, who may depend on what.
+deny:
+    cargo deny check
+
+# Everything that must be good before a merge.
+ci:
+    bash .ci/run

@@ -1,0 +1,13 @@
+//! Tests of the whole: each is named as the rule that it keeps. Unit tests are in the crates.
+//!
+//! Start with [`support`], then the file of a theme.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod abi;
+mod cli;
+mod hostile;
+mod layers;
+mod seed_api;
+mod support;
+mod town;

@@ -1,0 +1,147 @@
+//! The program as people start it.
+
+use crate::support::root;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// The `aether` beside this test, built if it is not there.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        // target/PROFILE/deps/all-… → target/PROFILE/aether
+        let profile = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
+        let program = profile.join("aether");
+        // Cargo looks itself whether it is up to date. Another package's binary has no variable here.
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(root()).args(["build", "--offline", "--quiet", "--package", "aether", "--bin", "aether", "--target-dir"]).arg(profile.parent().unwrap());
+        if profile.ends_with("release") {
+            cargo.arg("--release");
+        }
+        let built = cargo.status().is_ok_and(|status| status.success());
+        assert!(built || program.is_file(), "could not build {}", program.display());
+        program
+    })
+}
+
+/// Run it with none of our variables but these.
+fn aether(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(program());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AETHER_")) {
+        command.env_remove(name);
+    }
+    command.current_dir(root()).args(arguments).envs(variables.iter().copied()).output().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn assert_good(output: &Output) {
+    assert!(output.status.success(), "{}\n{}{}", output.status, out(output), err(output));
+}
+
+/// It failed, said this, and did not panic.
+#[track_caller]
+fn assert_refused(output: &Output, wanted: &[&str]) {
+    assert_eq!(output.status.code(), Some(1), "{}{}", out(output), err(output));
+    for wanted in wanted {
+        assert!(err(output).contains(wanted), "{wanted:?} in {}", err(output));
+    }
+}
+
+#[test]
+fn script_check_describes_every_sample_script() {
+    for name in ["customer", "door", "flock", "greedy", "merchant", "patrol", "quest", "thief", "toybox", "weather"] {
+        let output = aether(&["script", "check", &format!("scripts/{name}/{name}.wasm")], &[]);
+        assert_good(&output);
+        assert!(out(&output).contains("is good") && out(&output).contains("SHA-256"), "{name}: {}", out(&output));
+    }
+}
+
+#[test]
+fn script_run_shows_what_a_script_cost() {
+    // Greedy wants more than its fuel: out of fuel is what is to be seen, or that it completed.
+    let output = aether(&["script", "run", "scripts/greedy/greedy.wasm", "--ticks", "3", "--fuel", "1000000000"], &[]);
+    assert!(out(&output).contains("fuel") && out(&output).contains("host calls:"), "{}{}", out(&output), err(&output));
+    let output = aether(&["script", "run", "scripts/greedy/greedy.wasm", "--ticks", "3", "--fuel", "2000"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(out(&output).contains("out of fuel"), "{}{}", out(&output), err(&output));
+}
+
+#[test]
+fn script_run_takes_text_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hello.wat");
+    let text = r#"(module
+        (import "aether:script" "log" (func $log (param i32 i32 i32) (result i32)))
+        (memory (export "memory") 1) (data (i32.const 0) "hello, world")
+        (func (export "aether_abi_1"))
+        (func (export "on_start") (drop (call $log (i32.const 2) (i32.const 0) (i32.const 12)))))"#;
+    std::fs::write(&file, text).unwrap();
+    let output = aether(&["script", "run", file.to_str().unwrap()], &[]);
+    assert_good(&output);
+    assert!(out(&output).contains("info: hello, world") && out(&output).contains("completed"), "{}", out(&output));
+}
+
+#[test]
+fn script_check_refuses_what_is_no_script_and_what_has_another_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bad.wasm");
+    std::fs::write(&file, b"\0asm\x01\0\0\0\x01").unwrap();
+    assert_refused(&aether(&["script", "check", file.to_str().unwrap()], &[]), &["error: ", "not a valid module"]);
+    let digest = "0".repeat(64);
+    assert_refused(&aether(&["script", "check", "scripts/greedy/greedy.wasm", "--sha256", &digest], &[]), &["SHA-256", "changed on the way"]);
+    assert_refused(&aether(&["script", "check", "no-such-file.wasm"], &[]), &["no-such-file.wasm"]);
+}
+
+#[test]
+fn check_config_says_what_is_good_and_what_is_bad() {
+    let output = aether(&["check-config", "cluster-config/dev.toml"], &[]);
+    assert_good(&output);
+    assert!(out(&output).contains("is good"), "{}", out(&output));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bad.toml");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, "[limits]\ntick_hz = 0.0\n").unwrap();
+    assert_refused(&aether(&["check-config", path], &[]), &["limits.tick_hz is 0", "allowed is 0.1 to 240"]);
+    std::fs::write(&file, "[limits]\ntick_herz = 20.0\n").unwrap();
+    assert_refused(&aether(&["check-config", path], &[]), &["tick_herz"]);
+    std::fs::write(&file, "[limits\n").unwrap();
+    assert_refused(&aether(&["check-config", path], &[]), &["error: "]);
+    assert_refused(&aether(&["check-config", "no-such-file.toml"], &[]), &["no-such-file.toml"]);
+}
+
+#[test]
+fn a_bad_variable_is_named() {
+    let file = "cluster-config/dev.toml";
+    assert_refused(&aether(&["check-config", file], &[("AETHER_LIMITS__TICK_HZ", "fast")]), &["AETHER_LIMITS__TICK_HZ"]);
+    assert_refused(&aether(&["check-config", file], &[("AETHER_SERVER_MAX_MODULES", "many")]), &["AETHER_SERVER_MAX_MODULES"]);
+    assert_refused(&aether(&["check-config", file], &[("AETHER_SERVER_DEFAULT_MEMORY_MB", "65")]), &["server.default_memory_mb is 65", "allowed is 1 to 64"]);
+    let greedy = ["script", "run", "scripts/greedy/greedy.wasm"];
+    assert_refused(&aether(&greedy, &[("AETHER_SCRIPT_MAX_OPS", "none")]), &["AETHER_SCRIPT_MAX_OPS", "a whole number"]);
+}
+
+#[test]
+fn run_boots_the_sample_worlds_saves_them_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, cache) = (dir.path().join("data"), dir.path().join("cache"));
+    let variables = [
+        ("AETHER_NODE__DATA_DIR", data.to_str().unwrap()),
+        ("AETHER_SERVER_AOT_CACHE_DIR", cache.to_str().unwrap()),
+        ("AETHER_NODE__INSTANCES_SMALL", "200"),
+        ("AETHER_NODE__INSTANCES_LARGE", "20"),
+    ];
+    for _ in 0..2 {
+        let output = aether(&["run", "cluster-config/dev.toml", "--plain", "--seconds", "2"], &variables);
+        assert_good(&output);
+        assert!(out(&output).contains("worlds saved"), "{}", out(&output));
+        assert!(!out(&output).contains("NOT saved") && !err(&output).contains("panicked"), "{}{}", out(&output), err(&output));
+    }
+    assert!(data.is_dir() && cache.is_dir());
+}
