@@ -91,7 +91,9 @@ fn assert_same(source: &str, found: &Table) {
             Some(_) => {}
         }
     }
-    problems.extend(found.keys().filter(|key| !host.contains_key(*key)).map(|(module, name)| format!("{module}.{name} is not in the host")));
+    problems.extend(
+        found.keys().filter(|key| !host.contains_key(*key)).map(|(module, name)| format!("{module}.{name} is not in the host")),
+    );
     assert!(problems.is_empty(), "{source}:\n{}", problems.join("\n"));
 }
 
@@ -117,10 +119,14 @@ fn the_hosts_imports_are_those_of_the_wit() {
 fn the_hosts_exports_are_those_of_the_wit() {
     let resolve = wit();
     let (_, world) = resolve.worlds.iter().next().unwrap();
-    let mut found: Vec<_> = world.exports.values().filter_map(|item| match item {
-        WorldItem::Function(function) => Some(function.name.replace('-', "_")),
-        _ => None,
-    }).collect();
+    let mut found: Vec<_> = world
+        .exports
+        .values()
+        .filter_map(|item| match item {
+            WorldItem::Function(function) => Some(function.name.replace('-', "_")),
+            _ => None,
+        })
+        .collect();
     let mut host: Vec<_> = EXPORTS.iter().map(|(name, _)| name.to_string()).collect();
     found.sort();
     host.sort();
@@ -221,7 +227,10 @@ fn the_assemblyscript_sdk_imports_what_the_host_has() {
         let declaration = line.split_once("function ").unwrap_or_else(|| panic!("{line}")).1;
         let result = declaration.rsplit_once("):").unwrap().1.trim_end_matches(';');
         let list = between(declaration, "(", ")").unwrap();
-        found.insert((module.to_owned(), name.to_owned()), format!("({})->{}", parameters(list, behind_colon), behind_colon(result)));
+        found.insert(
+            (module.to_owned(), name.to_owned()),
+            format!("({})->{}", parameters(list, behind_colon), behind_colon(result)),
+        );
     }
     assert_same("sdk/assemblyscript/assembly/raw.ts", &found);
 }

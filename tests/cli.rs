@@ -14,7 +14,10 @@ fn program() -> &'static Path {
         let program = profile.join("aether");
         // Cargo looks itself whether it is up to date. Another package's binary has no variable here.
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(root()).args(["build", "--offline", "--quiet", "--package", "aether", "--bin", "aether", "--target-dir"]).arg(profile.parent().unwrap());
+        cargo
+            .current_dir(root())
+            .args(["build", "--offline", "--quiet", "--package", "aether", "--bin", "aether", "--target-dir"])
+            .arg(profile.parent().unwrap());
         if profile.ends_with("release") {
             cargo.arg("--release");
         }
@@ -96,7 +99,10 @@ fn script_check_refuses_what_is_no_script_and_what_has_another_digest() {
     std::fs::write(&file, b"\0asm\x01\0\0\0\x01").unwrap();
     assert_refused(&aether(&["script", "check", file.to_str().unwrap()], &[]), &["error: ", "not a valid module"]);
     let digest = "0".repeat(64);
-    assert_refused(&aether(&["script", "check", "scripts/greedy/greedy.wasm", "--sha256", &digest], &[]), &["SHA-256", "changed on the way"]);
+    assert_refused(
+        &aether(&["script", "check", "scripts/greedy/greedy.wasm", "--sha256", &digest], &[]),
+        &["SHA-256", "changed on the way"],
+    );
     assert_refused(&aether(&["script", "check", "no-such-file.wasm"], &[]), &["no-such-file.wasm"]);
 }
 
@@ -122,7 +128,10 @@ fn a_bad_variable_is_named() {
     let file = "cluster-config/dev.toml";
     assert_refused(&aether(&["check-config", file], &[("AETHER_LIMITS__TICK_HZ", "fast")]), &["AETHER_LIMITS__TICK_HZ"]);
     assert_refused(&aether(&["check-config", file], &[("AETHER_SERVER_MAX_MODULES", "many")]), &["AETHER_SERVER_MAX_MODULES"]);
-    assert_refused(&aether(&["check-config", file], &[("AETHER_SERVER_DEFAULT_MEMORY_MB", "65")]), &["server.default_memory_mb is 65", "allowed is 1 to 64"]);
+    assert_refused(
+        &aether(&["check-config", file], &[("AETHER_SERVER_DEFAULT_MEMORY_MB", "65")]),
+        &["server.default_memory_mb is 65", "allowed is 1 to 64"],
+    );
     let greedy = ["script", "run", "scripts/greedy/greedy.wasm"];
     assert_refused(&aether(&greedy, &[("AETHER_SCRIPT_MAX_OPS", "none")]), &["AETHER_SCRIPT_MAX_OPS", "a whole number"]);
 }

@@ -18,7 +18,9 @@ fn ticking(body: &str) -> String {
 
 /// The same with imports and more before it.
 fn scripted(head: &str, body: &str) -> String {
-    format!("(module {head} (memory (export \"memory\") 1) (func (export \"aether_abi_1\")) (func (export \"on_tick\") (param f32) {body}))")
+    format!(
+        "(module {head} (memory (export \"memory\") 1) (func (export \"aether_abi_1\")) (func (export \"on_tick\") (param f32) {body}))"
+    )
 }
 
 fn import(name: &str) -> String {
@@ -41,7 +43,11 @@ fn assert_held(text: &str) {
         } else {
             assert_eq!(ends.len(), 6, "{ends:?}");
             assert!(ends.iter().all(|end| end.name == "hostile" && end.cause.contains("stopped: out of")), "{ends:?}");
-            assert!(matches!(&status.state, ScriptState::Parked { cause } if cause.contains("stopped: out of")), "{:?}", status.state);
+            assert!(
+                matches!(&status.state, ScriptState::Parked { cause } if cause.contains("stopped: out of")),
+                "{:?}",
+                status.state
+            );
         }
     }
 }
@@ -57,7 +63,11 @@ fn assert_parked(text: &str, wanted: &str) {
         assert_eq!(ends.len(), 6, "pause {pause}: {ends:?}");
         assert!(ends.iter().rev().skip(1).all(|end| !end.parked) && ends[5].parked, "{ends:?}");
         let status = status_of(&mut world, "hostile");
-        assert!(matches!(&status.state, ScriptState::Parked { cause } if cause.contains(wanted)), "pause {pause}: {:?}, wanted {wanted}", status.state);
+        assert!(
+            matches!(&status.state, ScriptState::Parked { cause } if cause.contains(wanted)),
+            "pause {pause}: {:?}, wanted {wanted}",
+            status.state
+        );
         assert_eq!((status.restarts, status.memory_bytes), (5, 0));
     }
 }
@@ -76,7 +86,13 @@ fn an_endless_loop_in_on_start_is_held() {
 
 #[test]
 fn recursion_without_end_is_a_trap_and_its_script_is_parked() {
-    assert_parked(&scripted("(func $down (param i64) (result i64) (i64.add (call $down (i64.add (local.get 0) (i64.const 1))) (i64.const 1)))", "(drop (call $down (i64.const 0)))"), "stack overflowed");
+    assert_parked(
+        &scripted(
+            "(func $down (param i64) (result i64) (i64.add (call $down (i64.add (local.get 0) (i64.const 1))) (i64.const 1)))",
+            "(drop (call $down (i64.const 0)))",
+        ),
+        "stack overflowed",
+    );
 }
 
 #[test]
@@ -120,7 +136,11 @@ fn a_table_ends_at_ten_thousand_entries_and_the_script_sees_minus_one() {
         let mut world = hostile_world(pause, &scripted("(table $t 1 funcref)", body));
         let reports = run(&mut world, 60);
         assert_neighbour_ran(&mut world);
-        assert!(reports.iter().all(|report| report.ends.is_empty()), "{:?}", reports.iter().flat_map(|r| &r.ends).collect::<Vec<_>>());
+        assert!(
+            reports.iter().all(|report| report.ends.is_empty()),
+            "{:?}",
+            reports.iter().flat_map(|r| &r.ends).collect::<Vec<_>>()
+        );
     }
 }
 
@@ -341,12 +361,19 @@ fn a_batch_that_overlaps_its_own_input_harms_nobody_but_itself() {
 
 #[test]
 fn a_start_function_that_does_not_end_well_is_refused_when_its_script_is_added() {
-    let module = |body: &str| format!(r#"(module (memory (export "memory") 1) (func $s {body}) (start $s) (func (export "aether_abi_1")) (func (export "on_tick") (param f32)))"#);
+    let module = |body: &str| {
+        format!(
+            r#"(module (memory (export "memory") 1) (func $s {body}) (start $s) (func (export "aether_abi_1")) (func (export "on_tick") (param f32)))"#
+        )
+    };
     for pause in MODES {
         let mut world = world_with_neighbour();
         let error = add(&mut world, "hostile", "thing", manifest(pause), &module("(loop (br 0))")).unwrap_err();
         let wanted = MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: false };
-        assert!(matches!(error, AddError::Instance(InstanceError::Start(outcome)) if outcome == wanted), "pause {pause}: {error}");
+        assert!(
+            matches!(error, AddError::Instance(InstanceError::Start(outcome)) if outcome == wanted),
+            "pause {pause}: {error}"
+        );
         let error = add(&mut world, "hostile", "thing", manifest(pause), &module("unreachable")).unwrap_err();
         assert!(matches!(error, AddError::Instance(InstanceError::Start(MeteringOutcome::Trapped(_)))), "pause {pause}: {error}");
         run(&mut world, 5);
@@ -420,7 +447,13 @@ fn saved(world: &mut World) -> Option<Vec<u8>> {
 
 #[test]
 fn a_save_state_that_does_not_end_well_leaves_what_was_saved_before() {
-    for then in ["(loop (br 0)) (i64.const 0)", "unreachable", "(i64.const 0x40000000)", "(i64.const -1)", "(i64.const 0xffff000000000010)"] {
+    for then in [
+        "(loop (br 0)) (i64.const 0)",
+        "unreachable",
+        "(i64.const 0x40000000)",
+        "(i64.const -1)",
+        "(i64.const 0xffff000000000010)",
+    ] {
         for pause in MODES {
             let mut world = hostile_world(pause, &saves_once(then));
             run(&mut world, 2);
@@ -466,7 +499,9 @@ fn refused(wasm: &[u8]) -> ModuleError {
 #[test]
 fn a_module_that_was_cut_off_anywhere_is_refused() {
     // No names and no data: nothing after the code that could be left out.
-    let module = wasm(r#"(module (memory (export "memory") 1) (func (export "aether_abi_1")) (func (export "on_tick") (param f32) (loop (br 0))))"#);
+    let module = wasm(
+        r#"(module (memory (export "memory") 1) (func (export "aether_abi_1")) (func (export "on_tick") (param f32) (loop (br 0))))"#,
+    );
     assert!(runtime().compile_aot(&module, AotTarget::host()).is_ok());
     for end in 0..module.len() {
         assert!(runtime().compile_aot(&module[..end], AotTarget::host()).is_err(), "cut at {end}");
@@ -522,7 +557,12 @@ fn a_module_with_a_million_functions_is_refused_at_once() {
     let begin = Instant::now();
     for module in [
         // Only declared: two mebibytes less 8 bytes of one byte each, so that it is not refused for its size.
-        [b"\0asm\x01\0\0\0".to_vec(), section(1, &[1, 0x60, 0, 0]), section(3, &[leb128(1_000_000), vec![0; 1_000_000]].concat())].concat(),
+        [
+            b"\0asm\x01\0\0\0".to_vec(),
+            section(1, &[1, 0x60, 0, 0]),
+            section(3, &[leb128(1_000_000), vec![0; 1_000_000]].concat()),
+        ]
+        .concat(),
         many_functions(1_000_000),
         many_functions(10_001),
     ] {
@@ -537,7 +577,12 @@ fn a_module_with_a_million_functions_is_refused_at_once() {
 
 #[test]
 fn an_import_that_no_host_has_is_named() {
-    for (module, name) in [("aether:entity", "delete_everything"), ("env", "abort"), ("wasi_snapshot_preview1", "launch"), ("aether:scripts", "tick")] {
+    for (module, name) in [
+        ("aether:entity", "delete_everything"),
+        ("env", "abort"),
+        ("wasi_snapshot_preview1", "launch"),
+        ("aether:scripts", "tick"),
+    ] {
         let text = format!("(import \"{module}\" \"{name}\" (func (param i32)))");
         let error = refused(&wasm(&scripted(&text, "")));
         assert_eq!(error, ModuleError::UnknownImport { module: module.into(), name: name.into() });
@@ -547,7 +592,12 @@ fn an_import_that_no_host_has_is_named() {
 #[test]
 fn fuel_is_counted_for_every_instruction_that_a_hostile_loop_can_be_made_of() {
     let policy = ServerResourcePolicy { memory_cap_mb: 4, ..ServerResourcePolicy::default() };
-    for body in ["(loop (br 0))", "(loop (drop (f64.sqrt (f64.const 2))) (br 0))", "(loop (drop (memory.grow (i32.const 0))) (br 0))", "(loop (drop (memory.size)) (br 0))"] {
+    for body in [
+        "(loop (br 0))",
+        "(loop (drop (f64.sqrt (f64.const 2))) (br 0))",
+        "(loop (drop (memory.grow (i32.const 0))) (br 0))",
+        "(loop (drop (memory.size)) (br 0))",
+    ] {
         let report = runtime().execute(&load(&ticking(body)), &policy).unwrap();
         assert_eq!(report.outcome, MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: false }, "{body}");
     }

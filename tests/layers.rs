@@ -21,7 +21,8 @@ fn layer(name: &str) -> Option<u32> {
 
 /// The manifests of all crates of this repository's workspace but the guest's.
 fn manifests() -> Vec<(PathBuf, toml::Table)> {
-    let mut paths: Vec<_> = std::fs::read_dir(root().join("crates")).unwrap().map(|entry| entry.unwrap().path().join("Cargo.toml")).collect();
+    let mut paths: Vec<_> =
+        std::fs::read_dir(root().join("crates")).unwrap().map(|entry| entry.unwrap().path().join("Cargo.toml")).collect();
     paths.retain(|path| path.is_file() && !path.starts_with(root().join("crates/sdk")));
     paths.push(root().join("bench/Cargo.toml"));
     paths.into_iter().map(|path| (path.clone(), toml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap())).collect()
@@ -43,7 +44,8 @@ fn dependencies_point_down_only() {
         if name == "aether-bench" {
             continue;
         }
-        let own = layer(name).unwrap_or_else(|| panic!("{} is in no layer: say in tests/layers.rs where it stands", path.display()));
+        let own =
+            layer(name).unwrap_or_else(|| panic!("{} is in no layer: say in tests/layers.rs where it stands", path.display()));
         for table in ["dependencies", "dev-dependencies", "build-dependencies"] {
             for dependency in dependencies(&manifest, table).into_iter().filter(|dependency| dependency.starts_with("aether")) {
                 let other = layer(dependency).unwrap_or_else(|| panic!("{name} depends on {dependency}, which is in no layer"));

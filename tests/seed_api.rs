@@ -4,11 +4,12 @@ use crate::support::*;
 use aether_scripting::instance::InstanceError;
 use aether_scripting::limits::ModuleError;
 use aether_scripting::server_runtime::{RuntimeError, all_syscalls};
-use aether_scripting::{
-    AotArtifact, AotTarget, Budget, Call, HostGroups, InstanceId, InstanceSpec, ManifestVerificationError, MeteringOutcome, NoEngine, OnBudget, ReloadOutcome,
-    Reply, ScriptInstance, ServerResourcePolicy, ServerRuntimeConfig, SyscallCategory, SyscallPolicy, Version, WorldContext, WorldMemory,
-};
 use aether_scripting::{ActionLimiter, ActionRates};
+use aether_scripting::{
+    AotArtifact, AotTarget, Budget, Call, HostGroups, InstanceId, InstanceSpec, ManifestVerificationError, MeteringOutcome,
+    NoEngine, OnBudget, ReloadOutcome, Reply, ScriptInstance, ServerResourcePolicy, ServerRuntimeConfig, SyscallCategory,
+    SyscallPolicy, Version, WorldContext, WorldMemory,
+};
 use std::time::Duration;
 
 const GOOD: &str = r#"(module (func (export "aether_abi_1")) (func (export "on_tick") (param f32)))"#;
@@ -29,7 +30,12 @@ fn a_module_is_compiled_registered_loaded_and_executed() {
     let version = runtime().register_artifact(id, artifact).unwrap();
     assert_eq!(version, Version(1));
     let module = runtime().load_module(id, version).unwrap();
-    let policy = ServerResourcePolicy { fuel_budget: 1_000_000, memory_cap_mb: 64, syscall_policy: SyscallPolicy::deny_all(), ..Default::default() };
+    let policy = ServerResourcePolicy {
+        fuel_budget: 1_000_000,
+        memory_cap_mb: 64,
+        syscall_policy: SyscallPolicy::deny_all(),
+        ..Default::default()
+    };
     let report = runtime().execute(&module, &policy).unwrap();
     assert_eq!(report.outcome, MeteringOutcome::Completed);
     assert!(report.fuel_used < 100, "{}", report.fuel_used);
@@ -66,7 +72,9 @@ fn an_artifact_of_another_machine_without_its_source_is_refused() {
     assert!(without.source().is_none());
     let version = runtime().register_artifact(id, without).unwrap();
     match runtime().load_module(id, version) {
-        Err(RuntimeError::Manifest(ManifestVerificationError::Target { found, wanted })) => assert_eq!((found, wanted), (FOREIGN, AotTarget::host())),
+        Err(RuntimeError::Manifest(ManifestVerificationError::Target { found, wanted })) => {
+            assert_eq!((found, wanted), (FOREIGN, AotTarget::host()))
+        }
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("loaded"),
     }
@@ -129,7 +137,9 @@ fn a_reload_that_fails_is_rolled_back_and_the_old_version_serves() {
     let success = runtime().hot_reload(id, compile(&numbered(21))).unwrap();
     assert!(matches!(success, ReloadOutcome::Success { .. }));
     for body in ["unreachable", "(loop (br 0))"] {
-        let bad = wasm(&format!(r#"(module (func $s {body}) (start $s) (func (export "aether_abi_1")) (func (export "on_tick") (param f32)))"#));
+        let bad = wasm(&format!(
+            r#"(module (func $s {body}) (start $s) (func (export "aether_abi_1")) (func (export "on_tick") (param f32)))"#
+        ));
         match runtime().hot_reload(id, compile(&bad)).unwrap() {
             ReloadOutcome::Rollback { reason } => assert!(reason.contains("start function"), "{reason}"),
             other => panic!("{other:?}"),
@@ -169,7 +179,12 @@ fn an_endless_loop_is_budget_exceeded() {
 #[test]
 fn the_cpu_time_backstop_stops_what_fuel_does_not() {
     let module = load(r#"(module (func (export "aether_abi_1")) (func (export "on_tick") (param f32) (loop (br 0))))"#);
-    let policy = ServerResourcePolicy { memory_cap_mb: 4, fuel_budget: u64::MAX / 4, cpu_time_limit: Duration::from_millis(20), ..Default::default() };
+    let policy = ServerResourcePolicy {
+        memory_cap_mb: 4,
+        fuel_budget: u64::MAX / 4,
+        cpu_time_limit: Duration::from_millis(20),
+        ..Default::default()
+    };
     let report = runtime().execute(&module, &policy).unwrap();
     assert_eq!(report.outcome, MeteringOutcome::BudgetExceeded { budget: Budget::CpuTime, paused: false });
 }
@@ -214,8 +229,11 @@ fn a_denied_system_call_is_refused_by_its_name_before_anything_runs() {
     let module = load(WASI);
     let error = runtime().execute(&module, &ServerResourcePolicy { memory_cap_mb: 4, ..Default::default() }).unwrap_err();
     assert!(matches!(error, RuntimeError::Instance(InstanceError::Module(ModuleError::SyscallDenied { .. }))), "{error}");
-    let most = [SyscallCategory::Clock, SyscallCategory::Filesystem].into_iter().fold(SyscallPolicy::deny_all(), SyscallPolicy::allow);
-    let error = runtime().execute(&module, &ServerResourcePolicy { memory_cap_mb: 4, syscall_policy: most, ..Default::default() }).unwrap_err();
+    let most =
+        [SyscallCategory::Clock, SyscallCategory::Filesystem].into_iter().fold(SyscallPolicy::deny_all(), SyscallPolicy::allow);
+    let error = runtime()
+        .execute(&module, &ServerResourcePolicy { memory_cap_mb: 4, syscall_policy: most, ..Default::default() })
+        .unwrap_err();
     assert_eq!(error.to_string(), "system call random_get is denied: the policy does not allow the category random");
     let all = ServerResourcePolicy { memory_cap_mb: 4, syscall_policy: all_syscalls(), ..Default::default() };
     assert_eq!(runtime().execute(&module, &all).unwrap().outcome, MeteringOutcome::Completed);

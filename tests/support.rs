@@ -5,8 +5,9 @@ use aether_scripting::abi::IMPORTS;
 use aether_scripting::instance::thread_cpu_ns;
 use aether_scripting::sandbox::PoolSize;
 use aether_scripting::{
-    ActionLimiter, ActionRates, AotTarget, Call, Caller, EntityApi, Host, InstanceId, InstanceSpec, MeteringOutcome, OnBudget, Reply, ScriptId,
-    ScriptInstance, ScriptManifest, ScriptModule, ServerRuntime, ServerRuntimeConfig, Vec3, Version, WorldContext, WorldMemory,
+    ActionLimiter, ActionRates, AotTarget, Call, Caller, EntityApi, Host, InstanceId, InstanceSpec, MeteringOutcome, OnBudget,
+    Reply, ScriptId, ScriptInstance, ScriptManifest, ScriptModule, ServerRuntime, ServerRuntimeConfig, Vec3, Version,
+    WorldContext, WorldMemory,
 };
 use aether_types::WorldId;
 use aether_world_runtime::{AddError, ScriptKey, ScriptParts, ScriptStatus, TickReport, World, WorldConfig};
@@ -71,7 +72,15 @@ pub fn manifest(pause: bool) -> ScriptManifest {
 pub fn prefabs() -> Arc<PrefabSet> {
     let mut prefabs = PrefabSet::default();
     for name in ["thing", "neighbour"] {
-        let prefab = Prefab { name: name.into(), kind: name.into(), body: Default::default(), shape: None, sensor: false, mass: None, components: Default::default() };
+        let prefab = Prefab {
+            name: name.into(),
+            kind: name.into(),
+            body: Default::default(),
+            shape: None,
+            sensor: false,
+            mass: None,
+            components: Default::default(),
+        };
         prefabs.add(prefab).unwrap();
     }
     Arc::new(prefabs)
@@ -182,7 +191,8 @@ pub fn f32s(numbers: &[&str]) -> String {
 pub fn probe(pause: bool, head: &str, kinds: &[&str], expressions: &[String]) -> (MeteringOutcome, Vec<i64>) {
     const RESULTS: usize = 32_768;
     let imports: String = IMPORTS.iter().map(|(module, name, signature)| import_text(module, name, signature)).collect();
-    let stores: Vec<_> = expressions.iter().enumerate().map(|(i, e)| format!("(i64.store (i32.const {}) {e})\n", RESULTS + 8 * i)).collect();
+    let stores: Vec<_> =
+        expressions.iter().enumerate().map(|(i, e)| format!("(i64.store (i32.const {}) {e})\n", RESULTS + 8 * i)).collect();
     // A function of the largest size allowed holds more than this.
     let parts: Vec<_> = stores.chunks(200).map(<[String]>::concat).collect();
     let functions: String = parts.iter().enumerate().map(|(i, part)| format!("(func $part{i} {part})\n")).collect();
@@ -211,7 +221,12 @@ pub fn probe(pause: bool, head: &str, kinds: &[&str], expressions: &[String]) ->
     };
     let owned = |kinds: &[&str]| kinds.iter().map(|kind| (*kind).to_owned()).collect();
     let mut host = engine();
-    let other = Caller { instance: InstanceId(2), name: "neighbour".into(), entity_kinds: owned(&["neighbour"]), storage_namespace: None };
+    let other = Caller {
+        instance: InstanceId(2),
+        name: "neighbour".into(),
+        entity_kinds: owned(&["neighbour"]),
+        storage_namespace: None,
+    };
     host.add_script(other, Some(("neighbour", Vec3::ZERO))).unwrap();
     let own = Caller { instance, name: "probe".into(), entity_kinds: owned(kinds), storage_namespace: Some("probe".into()) };
     host.add_script(own, Some(("thing", Vec3::ZERO))).unwrap();
@@ -226,7 +241,9 @@ pub fn probe(pause: bool, head: &str, kinds: &[&str], expressions: &[String]) ->
         return (outcome, Vec::new());
     }
     match finish(&mut script, &mut world, Call::Save) {
-        (MeteringOutcome::Completed, Reply::State(state)) => (outcome, state.chunks_exact(8).map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap())).collect()),
+        (MeteringOutcome::Completed, Reply::State(state)) => {
+            (outcome, state.chunks_exact(8).map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap())).collect())
+        }
         other => panic!("save_state: {other:?}"),
     }
 }

@@ -71,7 +71,11 @@ fn watch(node: &Node, after: &BTreeMap<String, u64>, ticks: u64) -> Seen {
         if seen.last.worlds.iter().all(done) {
             return seen;
         }
-        assert!(Instant::now() < deadline, "{:?}", seen.last.worlds.iter().map(|world| (&world.name, world.tick)).collect::<Vec<_>>());
+        assert!(
+            Instant::now() < deadline,
+            "{:?}",
+            seen.last.worlds.iter().map(|world| (&world.name, world.tick)).collect::<Vec<_>>()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -7,13 +7,20 @@ use crate::product::MOVER;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use wasmtime::{Caller, Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Memory, Module, PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, TypedFunc, UpdateDeadline};
+use wasmtime::{
+    Caller, Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Memory, Module, PoolingAllocationConfig, Store,
+    StoreLimits, StoreLimitsBuilder, TypedFunc, UpdateDeadline,
+};
 
 /// The product's settings, with wasmtime's own operator costs: they do not change what this module's instructions take.
 pub(crate) fn config(fuel: bool, nans: bool) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(11_500).total_memories(11_500).total_tables(11_500).total_stacks(11_500);
-    pool.max_memory_size(4 << 20).table_elements(10_000).max_core_instance_size(64 << 10).linear_memory_keep_resident(64 << 10).table_keep_resident(4 << 10);
+    pool.max_memory_size(4 << 20)
+        .table_elements(10_000)
+        .max_core_instance_size(64 << 10)
+        .linear_memory_keep_resident(64 << 10)
+        .table_keep_resident(4 << 10);
     let mut config = Config::new();
     config
         .consume_fuel(fuel)

@@ -40,9 +40,11 @@ pub(crate) fn run() {
             (cpu_ns() - t) as f64 / 2_000.0
         }
     };
-    let (mut plain, mut fuel, mut nans, mut both) = (kernel(false, false), kernel(true, false), kernel(false, true), kernel(true, true));
+    let (mut plain, mut fuel, mut nans, mut both) =
+        (kernel(false, false), kernel(true, false), kernel(false, true), kernel(true, true));
     let times = interleave(21, &mut [&mut plain, &mut fuel, &mut nans, &mut both]);
-    let names = ["no metering", "fuel and epochs (the default)", "canonical NaNs, no metering", "fuel, epochs and canonical NaNs"];
+    let names =
+        ["no metering", "fuel and epochs (the default)", "canonical NaNs, no metering", "fuel, epochs and canonical NaNs"];
     for (name, time) in names.into_iter().zip(&times) {
         row(name, *time, times[0]);
     }

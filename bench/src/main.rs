@@ -64,9 +64,14 @@ fn main() {
 }
 
 fn tick(pause: bool) {
-    println!("\n## Tick, two host calls a script, {} (ns a script)\n", if pause { "pause mode: every script on a fibre" } else { "terminate mode: synchronous" });
+    println!(
+        "\n## Tick, two host calls a script, {} (ns a script)\n",
+        if pause { "pause mode: every script on a fibre" } else { "terminate mode: synchronous" }
+    );
     println!("| scripts | bare wasmtime | Aether: world, scheduler, engine | ratio |\n|---|---|---|---|");
-    for scripts in [100usize, 1_000, 10_000] {
+    // One size by `SCRIPTS=N`, for profilers.
+    let sizes = std::env::var("SCRIPTS").ok().and_then(|n| n.parse().ok()).map_or(vec![100usize, 1_000, 10_000], |n| vec![n]);
+    for scripts in sizes {
         let mut bare = bare::World::new(scripts, pause);
         let mut world = product::world(scripts, pause, product::MOVER);
         let ticks = (200_000 / scripts).max(5);
@@ -131,7 +136,12 @@ fn start() {
 fn runaway() {
     println!("\n## A runaway loop among 1,000 scripts (µs of CPU time, 400 ticks of 8 ms)\n");
     println!("| | tick p50 | tick p99 | longest | over budget, p99 | neighbours that missed a turn |\n|---|---|---|---|---|---|");
-    for (name, pause, bad) in [("none, terminate", false, false), ("runaway, terminate", false, true), ("none, pause", true, false), ("runaway, pause", true, true)] {
+    for (name, pause, bad) in [
+        ("none, terminate", false, false),
+        ("runaway, terminate", false, true),
+        ("none, pause", true, false),
+        ("runaway, pause", true, true),
+    ] {
         let mut world = product::world(1_000, pause, product::MOVER);
         if bad {
             product::add(&mut world, "runaway", pause, product::RUNAWAY);

@@ -3,7 +3,10 @@
 use aether_engine::{Engine, EngineConfig, Prefab, PrefabSet};
 use aether_scripting::manifest::ScriptManifest;
 use aether_scripting::sandbox::PoolSize;
-use aether_scripting::{AotTarget, HostGroups, InstanceId, InstanceSpec, OnBudget, ScriptId, ScriptInstance, ScriptModule, ServerRuntime, ServerRuntimeConfig, Vec3, Version, WorldMemory};
+use aether_scripting::{
+    AotTarget, HostGroups, InstanceId, InstanceSpec, OnBudget, ScriptId, ScriptInstance, ScriptModule, ServerRuntime,
+    ServerRuntimeConfig, Vec3, Version, WorldMemory,
+};
 use aether_types::WorldId;
 use aether_world_runtime::{ScriptParts, World, WorldConfig};
 use std::sync::{Arc, OnceLock};
@@ -60,7 +63,15 @@ fn manifest(name: &str, pause: bool) -> Arc<ScriptManifest> {
 /// A world of scripts with an entity each.
 pub(crate) fn world(scripts: usize, pause: bool, text: &str) -> World {
     let mut prefabs = PrefabSet::default();
-    let prefab = Prefab { name: "walker".into(), kind: "walker".into(), body: Default::default(), shape: None, sensor: false, mass: None, components: Default::default() };
+    let prefab = Prefab {
+        name: "walker".into(),
+        kind: "walker".into(),
+        body: Default::default(),
+        shape: None,
+        sensor: false,
+        mass: None,
+        components: Default::default(),
+    };
     prefabs.add(prefab).unwrap();
     let engine = Engine::new(EngineConfig { prefabs: Arc::new(prefabs), ..EngineConfig::default() }, []);
     let mut config = WorldConfig::new(WorldId::new("bench").unwrap());
@@ -86,7 +97,14 @@ pub(crate) fn world(scripts: usize, pause: bool, text: &str) -> World {
 
 /// One more script, without an entity.
 pub(crate) fn add(world: &mut World, name: &str, pause: bool, text: &str) {
-    let parts = ScriptParts { name: name.into(), manifest: manifest(name, pause), version: Version(1), module: load(name, text), entity: None, directory: None };
+    let parts = ScriptParts {
+        name: name.into(),
+        manifest: manifest(name, pause),
+        version: Version(1),
+        module: load(name, text),
+        entity: None,
+        directory: None,
+    };
     world.add_script(parts, None).unwrap();
 }
 

@@ -31,7 +31,8 @@ pub(crate) fn load(file: &Path) -> Result<NodeConfig, Box<dyn std::error::Error>
     });
     // Others (AETHER_LOG, AETHER_SCRIPT_*) are not the file's.
     let env = env.filter(|key| key.as_str().contains('.'));
-    let config: NodeConfig = Figment::new().merge(Toml::file_exact(file)).merge(env).extract().map_err(|error| explain(&error))?;
+    let config: NodeConfig =
+        Figment::new().merge(Toml::file_exact(file)).merge(env).extract().map_err(|error| explain(&error))?;
     config.check().map_err(|error| blame_source(file, &error))?;
     Ok(config)
 }
@@ -44,7 +45,9 @@ fn refuse_unknown() -> Result<(), String> {
         let Some(key) = variable.strip_prefix("AETHER_") else { continue };
         let table = ["NODE_", "SERVER_", "LIMITS_", "WORLD_"].iter().any(|table| key.starts_with(table));
         if table && !key.contains("__") && !named(key) {
-            return Err(format!("variable {variable} is not a setting: a field's variable is AETHER_<TABLE>__<FIELD>, with two underscores"));
+            return Err(format!(
+                "variable {variable} is not a setting: a field's variable is AETHER_<TABLE>__<FIELD>, with two underscores"
+            ));
         }
     }
     Ok(())

@@ -22,7 +22,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Boot a node with its worlds from a cluster file and show what they cost. Ctrl-C saves and stops.
-    #[command(after_help = "Examples:\n  aether run cluster-config/dev.toml\n  AETHER_LIMITS__TICK_HZ=10 aether run cluster-config/dev.toml --plain --seconds 30")]
+    #[command(
+        after_help = "Examples:\n  aether run cluster-config/dev.toml\n  AETHER_LIMITS__TICK_HZ=10 aether run cluster-config/dev.toml --plain --seconds 30"
+    )]
     Run(run::RunArgs),
     /// Try scripts without a server.
     #[command(subcommand)]

@@ -52,11 +52,13 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
         crate::scripts(&config)
     ));
     let deadline = args.seconds.map(|seconds| begin + Duration::from_secs(seconds.into()));
-    let mut view: Box<dyn View> = if terminal { Box::new(view::Terminal::open()?) } else { Box::new(view::Lines::new(args.json)) };
+    let mut view: Box<dyn View> =
+        if terminal { Box::new(view::Terminal::open()?) } else { Box::new(view::Lines::new(args.json)) };
     let mut all_ended = false;
     while signals.load(Ordering::Relaxed) == 0 && !deadline.is_some_and(|deadline| Instant::now() >= deadline) && !all_ended {
         let status = node.status();
-        all_ended = !status.worlds.is_empty() && status.worlds.iter().all(|world| matches!(world.state, WorldState::Ended { .. }));
+        all_ended =
+            !status.worlds.is_empty() && status.worlds.iter().all(|world| matches!(world.state, WorldState::Ended { .. }));
         // Also when the screen is gone: what follows saves the worlds.
         if view.show(&status, node.events()).unwrap_or(true) {
             break;

@@ -4,8 +4,8 @@ use crate::{CommandResult, complain, say};
 use aether_engine::{Engine, EngineConfig, PrefabSet};
 use aether_scripting::abi::HostGroup;
 use aether_scripting::{
-    ActionLimiter, ActionRates, Call, Caller, ClientRuntime, ClientRuntimeConfig, Digest, Host, InstanceId, InstanceSpec, MeteringOutcome, OnBudget, Reply, ScriptId,
-    ScriptManifest, ServerResourcePolicy, Vec3, Version, WorldContext,
+    ActionLimiter, ActionRates, Call, Caller, ClientRuntime, ClientRuntimeConfig, Digest, Host, InstanceId, InstanceSpec,
+    MeteringOutcome, OnBudget, Reply, ScriptId, ScriptManifest, ServerResourcePolicy, Vec3, Version, WorldContext,
 };
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,9 @@ use std::sync::Arc;
 #[derive(Debug, Subcommand)]
 pub(crate) enum ScriptCommand {
     /// Run a script for some ticks and show what it cost: fuel, memory, host calls, log lines.
-    #[command(after_help = "Examples:\n  aether script run scripts/greedy/greedy.wasm --ticks 3\n  aether script run hello.wat --fuel 100000")]
+    #[command(
+        after_help = "Examples:\n  aether script run scripts/greedy/greedy.wasm --ticks 3\n  aether script run hello.wat --fuel 100000"
+    )]
     Run(RunArgs),
     /// Check a script: its imports, exports, limits and manifest.
     #[command(after_help = "Example:\n  aether script check scripts/patrol/patrol.wasm")]
@@ -81,7 +83,11 @@ fn manifest_of(file: &Path) -> Result<(ScriptManifest, bool), Box<dyn std::error
 }
 
 fn runtime_for(manifest: &ScriptManifest) -> Result<ClientRuntime, Box<dyn std::error::Error>> {
-    let config = ClientRuntimeConfig { memory_mb: manifest.limits.memory_mb, syscalls: manifest.policy().syscall_policy, ..ClientRuntimeConfig::from_env() };
+    let config = ClientRuntimeConfig {
+        memory_mb: manifest.limits.memory_mb,
+        syscalls: manifest.policy().syscall_policy,
+        ..ClientRuntimeConfig::from_env()
+    };
     Ok(ClientRuntime::new(config)?)
 }
 
@@ -93,7 +99,13 @@ fn check(file: &Path, sha256: Option<Digest>) -> CommandResult {
     // Compiling finds what only the compiler sees.
     runtime.load(&bytes, sha256)?;
     say(&format!("{} is good: {} bytes, SHA-256 {}", file.display(), bytes.len(), Digest::of(&bytes)));
-    say(&format!("  functions {}, variables {}, memory at start {} KiB{}", info.functions, info.globals, info.initial_memory_bytes >> 10, if info.has_start { ", a start function" } else { "" }));
+    say(&format!(
+        "  functions {}, variables {}, memory at start {} KiB{}",
+        info.functions,
+        info.globals,
+        info.initial_memory_bytes >> 10,
+        if info.has_start { ", a start function" } else { "" }
+    ));
     let abi = info.exports.iter().filter(|name| aether_scripting::abi::EXPORTS.iter().any(|(export, _)| export == name));
     say(&format!("  exports {}", abi.cloned().collect::<Vec<_>>().join(" ")));
     say(&format!("  imports {}", if info.imports.is_empty() { "none".to_owned() } else { info.imports.join(" ") }));
@@ -102,7 +114,10 @@ fn check(file: &Path, sha256: Option<Digest>) -> CommandResult {
         let used = info.imports.iter().any(|import| import.starts_with(&format!("aether:{}.", group.name())));
         if used && !manifest.groups().contains(group) {
             good = false;
-            complain(&*Box::<dyn std::error::Error>::from(format!("it imports aether:{0}, its script.toml does not grant {0}: every call would be denied; add {0:?} to [grants] apis", group.name())));
+            complain(&*Box::<dyn std::error::Error>::from(format!(
+                "it imports aether:{0}, its script.toml does not grant {0}: every call would be denied; add {0:?} to [grants] apis",
+                group.name()
+            )));
         }
     }
     if !written {
@@ -120,9 +135,20 @@ fn execute(args: &RunArgs) -> CommandResult {
     let instance = InstanceId(1);
     // One call at a time, each with all its fuel: what a server would spread over ticks is shown as it is.
     let policy = ServerResourcePolicy { fuel_budget: fuel, on_budget: OnBudget::Terminate, ..manifest.policy() };
-    let spec = InstanceSpec { instance, version: Version(1), policy, groups: manifest.groups(), rates: manifest.limits.rates, seed: args.seed, random: None, drained_at_ns: None, directory: None };
+    let spec = InstanceSpec {
+        instance,
+        version: Version(1),
+        policy,
+        groups: manifest.groups(),
+        rates: manifest.limits.rates,
+        seed: args.seed,
+        random: None,
+        drained_at_ns: None,
+        directory: None,
+    };
     let mut script = runtime.instance(&module, &spec)?;
-    let mut world = Some(WorldContext::new(Box::new(engine_for(args, &manifest, instance)?), ActionLimiter::new(&ActionRates::world())));
+    let mut world =
+        Some(WorldContext::new(Box::new(engine_for(args, &manifest, instance)?), ActionLimiter::new(&ActionRates::world())));
     let dt_ns = (1e9 / args.tick_hz.clamp(0.1, 1e6)) as u64;
     let (mut total, mut worst, mut calls, mut commands, mut writes) = (0, 0, 0, 0, 0);
     let mut end = MeteringOutcome::Completed;
@@ -168,7 +194,9 @@ fn execute(args: &RunArgs) -> CommandResult {
 
 fn engine_for(args: &RunArgs, manifest: &ScriptManifest, instance: InstanceId) -> Result<Engine, Box<dyn std::error::Error>> {
     let prefabs = match &args.prefabs {
-        Some(path) => PrefabSet::parse(&std::fs::read_to_string(path).map_err(|error| format!("could not read {}: {error}", path.display()))?)?,
+        Some(path) => PrefabSet::parse(
+            &std::fs::read_to_string(path).map_err(|error| format!("could not read {}: {error}", path.display()))?,
+        )?,
         None => PrefabSet::default(),
     };
     let mut engine = Engine::new(EngineConfig { prefabs: Arc::new(prefabs), ..EngineConfig::default() }, []);
@@ -179,7 +207,9 @@ fn engine_for(args: &RunArgs, manifest: &ScriptManifest, instance: InstanceId) -
         storage_namespace: manifest.grants.storage_namespace.clone(),
     };
     let entity = args.prefab.as_deref().map(|prefab| (prefab, Vec3::ZERO));
-    engine.add_script(caller, entity).map_err(|error| format!("prefab {:?}: {error}", args.prefab.as_deref().unwrap_or_default()))?;
+    engine
+        .add_script(caller, entity)
+        .map_err(|error| format!("prefab {:?}: {error}", args.prefab.as_deref().unwrap_or_default()))?;
     Ok(engine)
 }
 

@@ -181,7 +181,8 @@ fn header(names: &[&'static str]) -> Row<'static> {
 
 fn draw(frame: &mut ratatui::Frame<'_>, status: &NodeStatus, selected: usize, lines: &[String]) {
     let worlds_height = (status.worlds.len() as u16 + 3).min(frame.area().height / 3).max(4);
-    let [worlds, scripts, log] = Layout::vertical([Constraint::Length(worlds_height), Constraint::Fill(2), Constraint::Fill(1)]).areas(frame.area());
+    let [worlds, scripts, log] =
+        Layout::vertical([Constraint::Length(worlds_height), Constraint::Fill(2), Constraint::Fill(1)]).areas(frame.area());
     frame.render_widget(worlds_table(status, selected, worlds.height), worlds);
     if let Some(world) = status.worlds.get(selected) {
         frame.render_widget(scripts_table(world), scripts);
@@ -218,7 +219,22 @@ fn worlds_table(status: &NodeStatus, selected: usize, height: u16) -> Table<'sta
     });
     let widths = [14, 12, 8, 9, 9, 7, 9, 8, 8, 6, 9, 6, 6, 8].map(Constraint::Length);
     Table::new(rows.collect::<Vec<_>>(), widths)
-        .header(header(&["world", "state", "tick", "p50 us", "p99 us", "budget", "engine", "run/s", "defer/s", "paused", "suspended", "parked", "missed", "entities"]))
+        .header(header(&[
+            "world",
+            "state",
+            "tick",
+            "p50 us",
+            "p99 us",
+            "budget",
+            "engine",
+            "run/s",
+            "defer/s",
+            "paused",
+            "suspended",
+            "parked",
+            "missed",
+            "entities",
+        ]))
         .block(Block::bordered().title(format!(" node {} - up/down: world, q: save and stop ", status.name)))
 }
 
@@ -247,7 +263,20 @@ fn scripts_table(world: &WorldStatus) -> Table<'static> {
     });
     let widths = [14, 14, 12, 8, 8, 8, 6, 6, 7, 7, 8].map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
     Table::new(rows.collect::<Vec<_>>(), widths)
-        .header(header(&["script", "version", "state", "priority", "fuel/s", "us/turn", "run/s", "pause", "defer/s", "KiB", "restarts", "host calls/s"]))
+        .header(header(&[
+            "script",
+            "version",
+            "state",
+            "priority",
+            "fuel/s",
+            "us/turn",
+            "run/s",
+            "pause",
+            "defer/s",
+            "KiB",
+            "restarts",
+            "host calls/s",
+        ]))
         .block(Block::bordered().title(format!(" {} ", world.name)))
 }
 
@@ -290,7 +319,9 @@ mod tests {
         let mut terminal = Ratatui::new(TestBackend::new(170, 30)).unwrap();
         terminal.draw(|frame| draw(frame, &status, 0, &["town/greedy info: hello".to_owned()])).unwrap();
         let screen: String = terminal.backend().buffer().content().iter().map(|cell| cell.symbol()).collect();
-        for wanted in ["town", "400.0", "900.5", "5.0%", "greedy v3", "paused", "123.5k", "2.50", "entity:1 network:2 script:7", "hello"] {
+        for wanted in
+            ["town", "400.0", "900.5", "5.0%", "greedy v3", "paused", "123.5k", "2.50", "entity:1 network:2 script:7", "hello"]
+        {
             assert!(screen.contains(wanted), "{wanted} in {screen}");
         }
     }

@@ -41,7 +41,13 @@ pub struct NodeSection {
 
 impl Default for NodeSection {
     fn default() -> NodeSection {
-        NodeSection { name: "node".into(), data_dir: "data".into(), tick_threads: 0, instances_small: 10_000, instances_large: 1_000 }
+        NodeSection {
+            name: "node".into(),
+            data_dir: "data".into(),
+            tick_threads: 0,
+            instances_small: 10_000,
+            instances_large: 1_000,
+        }
     }
 }
 
@@ -205,7 +211,13 @@ pub struct ConfigError(pub Vec<FieldError>);
 struct Checker(Vec<FieldError>);
 
 impl Checker {
-    fn range<T: PartialOrd + std::fmt::Display>(&mut self, field: &str, value: T, range: std::ops::RangeInclusive<T>, allowed: &'static str) {
+    fn range<T: PartialOrd + std::fmt::Display>(
+        &mut self,
+        field: &str,
+        value: T,
+        range: std::ops::RangeInclusive<T>,
+        allowed: &'static str,
+    ) {
         if !range.contains(&value) {
             self.bad(field, value.to_string(), allowed);
         }
@@ -267,7 +279,13 @@ fn check_limits(c: &mut Checker, at: &str, limits: &WorldLimits) {
 }
 
 /// Names with their numbers: NAME-1 of one table may be another's NAME.
-fn check_names(c: &mut Checker, at: &str, names: Vec<String>, taken: &mut std::collections::HashSet<String>, unique: &'static str) {
+fn check_names(
+    c: &mut Checker,
+    at: &str,
+    names: Vec<String>,
+    taken: &mut std::collections::HashSet<String>,
+    unique: &'static str,
+) {
     for name in names {
         if WorldId::new(&name).is_err() {
             return c.bad(&format!("{at}.name"), format!("{name:?}"), NAME);
@@ -332,7 +350,11 @@ impl WorldLimits {
                 quantum: aether_scripting::sandbox::FIBRE_QUANTUM,
                 paused_max: self.paused_max,
             },
-            overload: OverloadConfig { suspend_above: self.suspend_above, resume_below: self.resume_below, ..OverloadConfig::default() },
+            overload: OverloadConfig {
+                suspend_above: self.suspend_above,
+                resume_below: self.resume_below,
+                ..OverloadConfig::default()
+            },
             memory_bytes_max: self.memory_mb << 20,
             rates: ActionRates::world(),
             scripts_max: self.scripts_max,
@@ -369,7 +391,9 @@ mod tests {
         "#;
         let error = toml::from_str::<NodeConfig>(text).unwrap().check().unwrap_err();
         let fields: Vec<_> = error.0.iter().map(|e| e.field.as_str()).collect();
-        for wanted in ["limits.tick_hz", "limits.resume_below", "world[0].name", "world[0].script[0].count", "world[0].script[1].name"] {
+        for wanted in
+            ["limits.tick_hz", "limits.resume_below", "world[0].name", "world[0].script[0].count", "world[0].script[1].name"]
+        {
             assert!(fields.contains(&wanted), "{wanted} in {fields:?}");
         }
         assert!(error.to_string().contains("limits.tick_hz is 0, allowed is 0.1 to 240 ticks a second"), "{error}");

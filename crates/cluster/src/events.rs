@@ -52,7 +52,9 @@ impl std::fmt::Display for NodeEvent {
                 write!(f, "{world}/{script} {level}: {text}")
             }
             NodeEvent::ScriptEnded { world, script, cause, parked: true } => write!(f, "{world}/{script} parked: {cause}"),
-            NodeEvent::ScriptEnded { world, script, cause, parked: false } => write!(f, "{world}/{script} ended, comes back: {cause}"),
+            NodeEvent::ScriptEnded { world, script, cause, parked: false } => {
+                write!(f, "{world}/{script} ended, comes back: {cause}")
+            }
             NodeEvent::Overload { world, action } => write!(f, "{world} overload: {action}"),
             NodeEvent::WorldEnded { world, cause } => write!(f, "{world} ended: {cause}"),
         }
@@ -77,7 +79,9 @@ impl EventLog {
     pub(crate) fn push(&self, event: NodeEvent) {
         match &event {
             NodeEvent::Log { world, script, level, text } => tracing::debug!(world, script, level, text, "script log"),
-            NodeEvent::ScriptEnded { world, script, cause, parked } => tracing::info!(world, script, cause, parked, "script ended"),
+            NodeEvent::ScriptEnded { world, script, cause, parked } => {
+                tracing::info!(world, script, cause, parked, "script ended")
+            }
             NodeEvent::Overload { world, action } => tracing::info!(world, action, "overload"),
             NodeEvent::WorldEnded { world, cause } => tracing::error!(world, cause, "world ended"),
         }

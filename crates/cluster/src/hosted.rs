@@ -93,7 +93,15 @@ struct Totals {
 }
 
 impl HostedWorld {
-    pub fn new(world: World, claim: Claim, store: Arc<dyn Store>, mailbox: Arc<Mailbox>, events: EventLog, pacer: Pacer, checkpoint_seconds: f64) -> HostedWorld {
+    pub fn new(
+        world: World,
+        claim: Claim,
+        store: Arc<dyn Store>,
+        mailbox: Arc<Mailbox>,
+        events: EventLog,
+        pacer: Pacer,
+        checkpoint_seconds: f64,
+    ) -> HostedWorld {
         let durable = Durable::new(claim.commit_seq);
         let checkpoint_ns = (checkpoint_seconds * 1e9) as u64;
         HostedWorld {
@@ -168,7 +176,12 @@ impl HostedWorld {
             self.events.push(NodeEvent::Log { world: world.to_owned(), script, level: line.level, text: line.text.clone() });
         }
         for end in &report.ends {
-            self.events.push(NodeEvent::ScriptEnded { world: world.to_owned(), script: end.name.clone(), cause: end.cause.clone(), parked: end.parked });
+            self.events.push(NodeEvent::ScriptEnded {
+                world: world.to_owned(),
+                script: end.name.clone(),
+                cause: end.cause.clone(),
+                parked: end.parked,
+            });
         }
         if let Some(action) = report.overload {
             let (verb, key) = match action {
@@ -177,7 +190,10 @@ impl HostedWorld {
             };
             let script = self.world.name_at(key).unwrap_or("?");
             let percent = (self.world.utilisation() * 100.0) as u32;
-            self.events.push(NodeEvent::Overload { world: world.to_owned(), action: format!("{script} {verb} at {percent}% of the budget over ten seconds") });
+            self.events.push(NodeEvent::Overload {
+                world: world.to_owned(),
+                action: format!("{script} {verb} at {percent}% of the budget over ten seconds"),
+            });
         }
     }
 
@@ -190,7 +206,9 @@ impl HostedWorld {
         output.commands.extend(more.commands);
         output.calls.extend(more.calls);
         // A key written twice: the later one is the value.
-        output.writes.retain(|write| !more.writes.iter().any(|later| (&later.namespace, &later.key) == (&write.namespace, &write.key)));
+        output
+            .writes
+            .retain(|write| !more.writes.iter().any(|later| (&later.namespace, &later.key) == (&write.namespace, &write.key)));
         output.writes.extend(more.writes);
         checkpoint.map_err(|error| self.tell(0, format!("no checkpoint could be made, the one before it counts: {error}"))).ok()
     }
@@ -207,7 +225,9 @@ impl HostedWorld {
         let Claim { generation, commit_seq: after_seq } = self.claim;
         let batch = Batch { world: self.id.clone(), generation, after_seq, writes, checkpoint };
         let (durable, seq) = (Arc::clone(&self.durable), after_seq + 1);
-        self.store.commit(batch, Box::new(move |result| durable.report(seq, result))).map_err(|error: StoreError| error.to_string())?;
+        self.store
+            .commit(batch, Box::new(move |result| durable.report(seq, result)))
+            .map_err(|error: StoreError| error.to_string())?;
         self.claim.commit_seq = seq;
         Ok(())
     }
@@ -232,7 +252,9 @@ impl HostedWorld {
 
     fn publish(&mut self, _now_ns: u64, state: WorldState) {
         let scripts = self.world.status();
-        let count = |wanted: fn(&aether_world_runtime::ScriptState) -> bool| scripts.iter().filter(|script| wanted(&script.state)).count();
+        let count = |wanted: fn(&aether_world_runtime::ScriptState) -> bool| {
+            scripts.iter().filter(|script| wanted(&script.state)).count()
+        };
         use aether_world_runtime::ScriptState::{Parked, Paused, Suspended};
         let us = |ns: u64| ns as f64 / 1_000.0;
         let ticks = self.ticks.len();
@@ -279,7 +301,8 @@ impl HostedWorld {
             let script = self.world.name_of(line.instance).unwrap_or("?").to_owned();
             self.events.push(NodeEvent::Log { world: self.id.to_string(), script, level: line.level, text: line.text });
         }
-        let checkpoint = codec::encode(CHECKPOINT_SCHEMA, &checkpoint).map_err(|error| format!("could not make a checkpoint: {error}"))?;
+        let checkpoint =
+            codec::encode(CHECKPOINT_SCHEMA, &checkpoint).map_err(|error| format!("could not make a checkpoint: {error}"))?;
         self.commit(output.writes, Some(checkpoint))?;
         self.publish(0, WorldState::Stopped);
         Ok(())

@@ -214,7 +214,12 @@ pub struct Node {
 impl Node {
     /// Start what a checked configuration asks for. `base`: the folder that its paths are relative to. `compiler`: where scripts are
     /// compiled. `progress` is told what is going on.
-    pub fn start(config: &NodeConfig, base: &Path, compiler: Compiler, mut progress: impl FnMut(&str)) -> Result<Node, NodeError> {
+    pub fn start(
+        config: &NodeConfig,
+        base: &Path,
+        compiler: Compiler,
+        mut progress: impl FnMut(&str),
+    ) -> Result<Node, NodeError> {
         config.check()?;
         let server = ServerRuntimeConfig {
             aot_cache_dir: base.join(&config.server.aot_cache_dir),
@@ -227,7 +232,8 @@ impl Node {
             canonical_nans: config.server.canonical_nans,
             ..ServerRuntimeConfig::default()
         };
-        let runtime = Arc::new(ServerRuntime::new(server).map_err(|source| NodeError::Runtime { context: "runtime".into(), source })?);
+        let runtime =
+            Arc::new(ServerRuntime::new(server).map_err(|source| NodeError::Runtime { context: "runtime".into(), source })?);
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&base.join(&config.node.data_dir))?);
         let events = EventLog::default();
         let mut loader = Loader { config, base, runtime: &runtime, scripts: HashMap::new(), prefabs: HashMap::new() };
@@ -246,7 +252,14 @@ impl Node {
                 worlds.push(loader.world(spec, &name, copy as u64, &store, &router[&name], &events)?);
             }
         }
-        let shared = Arc::new(Shared { start: Instant::now(), due: Mutex::default(), wake: Condvar::new(), stop: AtomicBool::new(false), router, events });
+        let shared = Arc::new(Shared {
+            start: Instant::now(),
+            due: Mutex::default(),
+            wake: Condvar::new(),
+            stop: AtomicBool::new(false),
+            router,
+            events,
+        });
         let count = worlds.len().max(1) as u64;
         for (i, (build, hz, checkpoint_seconds)) in worlds.into_iter().enumerate() {
             // Spread over the first period, so that not all of them want the same moment.
@@ -260,7 +273,8 @@ impl Node {
         let mut node = Node { name: config.node.name.clone(), order, shared, store, threads: Vec::new(), runtime };
         for n in 0..tick_threads {
             let shared = Arc::clone(&node.shared);
-            let thread = std::thread::Builder::new().name(format!("tick-{n}")).spawn(move || shared.run()).map_err(NodeError::Thread)?;
+            let thread =
+                std::thread::Builder::new().name(format!("tick-{n}")).spawn(move || shared.run()).map_err(NodeError::Thread)?;
             node.threads.push(thread);
         }
         Ok(node)
@@ -302,7 +316,8 @@ impl Node {
             due.world.settle(&self.shared.router);
         }
         for due in &mut worlds {
-            let stopped = catch_unwind(AssertUnwindSafe(|| due.world.stop())).unwrap_or_else(|panic| Err(format!("panic: {}", panic_text(&*panic))));
+            let stopped = catch_unwind(AssertUnwindSafe(|| due.world.stop()))
+                .unwrap_or_else(|panic| Err(format!("panic: {}", panic_text(&*panic))));
             if let Err(cause) = stopped {
                 report.failed.push((due.world.id.to_string(), cause));
             }
@@ -315,7 +330,8 @@ impl Node {
         let flushed = self.store.flush();
         for due in &worlds {
             let name = due.world.id.to_string();
-            let failure = due.world.failure().map(|error| error.to_string()).or_else(|| flushed.as_ref().err().map(ToString::to_string));
+            let failure =
+                due.world.failure().map(|error| error.to_string()).or_else(|| flushed.as_ref().err().map(ToString::to_string));
             match failure {
                 Some(cause) => report.failed.push((name, cause)),
                 None if report.failed.iter().any(|(failed, _)| *failed == name) => {}
@@ -375,7 +391,8 @@ impl Loader<'_> {
         let path = dir.join("script.toml");
         let text = read_text(&path)?;
         let defaults = (self.config.server.default_fuel, self.config.server.default_memory_mb);
-        let manifest = ScriptManifest::parse_with(&text, defaults.0, defaults.1).map_err(|source| NodeError::Manifest { path, source })?;
+        let manifest =
+            ScriptManifest::parse_with(&text, defaults.0, defaults.1).map_err(|source| NodeError::Manifest { path, source })?;
         let path = dir.join(format!("{}.wasm", script.script));
         let wasm = compile::to_binary(&read(&path)?).map_err(|source| NodeError::Module { path: path.clone(), source })?;
         let context = |source| NodeError::Runtime { context: path.display().to_string(), source };
@@ -394,12 +411,21 @@ impl Loader<'_> {
         if let Some(set) = self.prefabs.get(&path) {
             return Ok(Arc::clone(set));
         }
-        let set = Arc::new(PrefabSet::parse(&read_text(&path)?).map_err(|source| NodeError::Prefabs { path: path.clone(), source })?);
+        let set =
+            Arc::new(PrefabSet::parse(&read_text(&path)?).map_err(|source| NodeError::Prefabs { path: path.clone(), source })?);
         self.prefabs.insert(path, Arc::clone(&set));
         Ok(set)
     }
 
-    fn world(&mut self, spec: &WorldSpec, name: &str, copy: u64, store: &Arc<dyn Store>, mailbox: &Arc<Mailbox>, events: &EventLog) -> Result<(Build, f64, f64), NodeError> {
+    fn world(
+        &mut self,
+        spec: &WorldSpec,
+        name: &str,
+        copy: u64,
+        store: &Arc<dyn Store>,
+        mailbox: &Arc<Mailbox>,
+        events: &EventLog,
+    ) -> Result<(Build, f64, f64), NodeError> {
         let id = WorldId::new(name).map_err(|_| ConfigError(Vec::new()))?;
         let limits = spec.limits(&self.config.limits);
         let claim = store.claim(&id)?;
@@ -411,18 +437,29 @@ impl Loader<'_> {
             ..EngineConfig::default()
         };
         let stored = store.load_keys(&id)?;
-        let new_world = || World::new(limits.world_config(id.clone(), spec.seed.wrapping_add(copy), self.config.server.max_modules), Box::new(Engine::new(engine.clone(), stored.clone())));
+        let new_world = || {
+            World::new(
+                limits.world_config(id.clone(), spec.seed.wrapping_add(copy), self.config.server.max_modules),
+                Box::new(Engine::new(engine.clone(), stored.clone())),
+            )
+        };
         let mut world = new_world();
         let mut checkpoint = None;
         for (seq, bytes) in store.load_checkpoints(&id)? {
-            let read = codec::decode::<WorldCheckpoint>(CHECKPOINT_SCHEMA, &bytes).and_then(|read| world.restore(&read).map(|()| read));
+            let read =
+                codec::decode::<WorldCheckpoint>(CHECKPOINT_SCHEMA, &bytes).and_then(|read| world.restore(&read).map(|()| read));
             match read {
                 Ok(read) => {
                     checkpoint = Some(read);
                     break;
                 }
                 Err(error) => {
-                    events.push(NodeEvent::Log { world: name.to_owned(), script: "world".into(), level: 0, text: format!("checkpoint {seq} refused, the one before it is tried: {error}") });
+                    events.push(NodeEvent::Log {
+                        world: name.to_owned(),
+                        script: "world".into(),
+                        level: 0,
+                        text: format!("checkpoint {seq} refused, the one before it is tried: {error}"),
+                    });
                     world = new_world();
                 }
             }

@@ -83,7 +83,11 @@ pub(crate) fn save(engine: &Engine) -> Result<Vec<u8>, CodecError> {
 pub(crate) fn restore(engine: &mut Engine, bytes: &[u8]) -> Result<(), CodecError> {
     let saved: Saved = codec::decode(SCHEMA, bytes)?;
     let damaged = || CodecError::Damaged("an entity of a kind or prefab that the checkpoint does not name".to_owned());
-    if saved.entities.values().any(|entity| entity.kind as usize >= saved.kinds.len() || entity.prefab as usize >= saved.prefabs.len()) {
+    if saved
+        .entities
+        .values()
+        .any(|entity| entity.kind as usize >= saved.kinds.len() || entity.prefab as usize >= saved.prefabs.len())
+    {
         return Err(damaged());
     }
     let prefabs = std::sync::Arc::clone(&engine.config.prefabs);

@@ -36,7 +36,15 @@ pub struct EngineConfig {
 
 impl Default for EngineConfig {
     fn default() -> EngineConfig {
-        EngineConfig { prefabs: Arc::default(), entities_max: 20_000, storage_bytes_max: 64 << 20, commands_max: 20_000, component_bytes_max: 32 << 20, inbox_bytes_max: 32 << 20, first_call: 0 }
+        EngineConfig {
+            prefabs: Arc::default(),
+            entities_max: 20_000,
+            storage_bytes_max: 64 << 20,
+            commands_max: 20_000,
+            component_bytes_max: 32 << 20,
+            inbox_bytes_max: 32 << 20,
+            first_call: 0,
+        }
     }
 }
 
@@ -103,7 +111,8 @@ impl Engine {
         let prefabs = Arc::clone(&self.config.prefabs);
         let prefab = prefabs.get(number).ok_or(ApiError::NotFound)?;
         let kind = self.entities.kind_id(&prefab.kind);
-        let components: std::collections::BTreeMap<_, _> = prefab.components.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+        let components: std::collections::BTreeMap<_, _> =
+            prefab.components.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
         let id = self.entities.insert(number, kind, owner, position, components);
         self.component_bytes += self.entities.get(id).map_or(0, crate::entities::Entity::component_bytes);
         let has_body = self.physics.insert(id, prefab, position);
@@ -204,7 +213,13 @@ impl Host for Engine {
             member.topics.clear();
         }
         let keep = self.callers.self_entity_of(instance);
-        let spawned: Vec<_> = self.entities.slots.iter().filter(|(_, entity)| entity.owner == instance).map(|(key, _)| crate::entities::id_of(key)).collect();
+        let spawned: Vec<_> = self
+            .entities
+            .slots
+            .iter()
+            .filter(|(_, entity)| entity.owner == instance)
+            .map(|(key, _)| crate::entities::id_of(key))
+            .collect();
         for id in spawned.into_iter().filter(|id| Some(*id) != keep) {
             self.destroy(id);
         }
@@ -243,7 +258,11 @@ impl Host for Engine {
     }
 
     fn take_output(&mut self) -> WorldOutput {
-        WorldOutput { commands: std::mem::take(&mut self.commands), calls: std::mem::take(&mut self.outbound), writes: self.storage.take_writes() }
+        WorldOutput {
+            commands: std::mem::take(&mut self.commands),
+            calls: std::mem::take(&mut self.outbound),
+            writes: self.storage.take_writes(),
+        }
     }
 
     fn deliver(&mut self, call: InboundCall) -> ApiResult<()> {

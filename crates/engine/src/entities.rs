@@ -95,7 +95,14 @@ impl Entities {
         self.slots.get_mut(key_of(id))
     }
 
-    pub fn insert(&mut self, prefab: u32, kind: KindId, owner: InstanceId, position: Vec3, components: BTreeMap<String, Vec<u8>>) -> EntityId {
+    pub fn insert(
+        &mut self,
+        prefab: u32,
+        kind: KindId,
+        owner: InstanceId,
+        position: Vec3,
+        components: BTreeMap<String, Vec<u8>>,
+    ) -> EntityId {
         let cell = cell_of(position);
         let entity = Entity { position, yaw: 0.0, velocity: Vec3::ZERO, kind, has_body: false, owner, prefab, cell, components };
         let key = self.slots.insert(entity);
@@ -142,7 +149,10 @@ impl Entities {
     pub fn within(&self, center: Vec3, radius: f32, kind: Option<KindId>, mut found: impl FnMut(EntityId, f32)) -> u64 {
         let mut looked = 0;
         let reach = Vec3::new(radius, 0.0, radius);
-        let (low, high) = (cell_of(Vec3::new(center.x - reach.x, 0.0, center.z - reach.z)), cell_of(Vec3::new(center.x + reach.x, 0.0, center.z + reach.z)));
+        let (low, high) = (
+            cell_of(Vec3::new(center.x - reach.x, 0.0, center.z - reach.z)),
+            cell_of(Vec3::new(center.x + reach.x, 0.0, center.z + reach.z)),
+        );
         let mut look = |keys: &[EntityKey]| {
             // A list costs something too, even an empty one.
             looked += 1 + keys.len() as u64;

@@ -97,7 +97,9 @@ impl Engine {
         let (from, number) = match world {
             // A player gets no answer by call: scripts send events.
             None => (from | PLAYER, 0),
-            Some(world) => (from | ELSEWHERE, self.open_calls.open(Caller::Elsewhere { world, call }, Callee::Here(to), self.now_ns)?),
+            Some(world) => {
+                (from | ELSEWHERE, self.open_calls.open(Caller::Elsewhere { world, call }, Callee::Here(to), self.now_ns)?)
+            }
         };
         let pushed = self.callers.push(to, Call::Message(Box::new(Message { from, call: number, method, payload })));
         if pushed.is_err() {
@@ -129,7 +131,14 @@ impl NetworkApi for Engine {
                 return Err(ApiError::BadArgument);
             }
             let call = self.open_calls.open(Caller::Here(from), Callee::Elsewhere, self.now_ns)?;
-            self.outbound.push(OutboundCall::Call { world: world.to_owned(), script: script.to_owned(), from: from.0, call, method, payload });
+            self.outbound.push(OutboundCall::Call {
+                world: world.to_owned(),
+                script: script.to_owned(),
+                from: from.0,
+                call,
+                method,
+                payload,
+            });
             return Ok(call);
         }
         let to = self.callers.find(target).ok_or(ApiError::NotFound)?;
@@ -150,8 +159,13 @@ impl NetworkApi for Engine {
         }
         match open.caller.clone() {
             // Full: the call stays open, and the script can try again.
-            Caller::Here(to) => self.callers.push(to, Call::Message(Box::new(Message { from: from.0, call, method: String::new(), payload: payload.to_vec() })))?,
-            Caller::Elsewhere { world, call } => self.outbound.push(OutboundCall::Reply { world, call, payload: payload.to_vec() }),
+            Caller::Here(to) => self.callers.push(
+                to,
+                Call::Message(Box::new(Message { from: from.0, call, method: String::new(), payload: payload.to_vec() })),
+            )?,
+            Caller::Elsewhere { world, call } => {
+                self.outbound.push(OutboundCall::Reply { world, call, payload: payload.to_vec() })
+            }
         }
         self.open_calls.calls.remove(&call);
         Ok(())
@@ -180,7 +194,11 @@ impl NetworkApi for Engine {
     }
 
     fn send_player(&mut self, player: PlayerId, topic: &str, payload: &[u8]) -> ApiResult<()> {
-        self.command(ClientCommand::Event { player: PlayerId(player.0 & !PLAYER), topic: topic.to_owned(), payload: payload.to_vec() });
+        self.command(ClientCommand::Event {
+            player: PlayerId(player.0 & !PLAYER),
+            topic: topic.to_owned(),
+            payload: payload.to_vec(),
+        });
         Ok(())
     }
 }

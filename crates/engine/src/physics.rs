@@ -131,7 +131,12 @@ impl Physics {
             // A script's force is for one step.
             body.reset_forces(false);
             let forward = *body.rotation() * Vector::new(0.0, 0.0, 1.0);
-            moved(EntityId(body.user_data as u64), from_rapier(body.translation()), from_rapier(body.linvel()), forward.x.atan2(forward.z));
+            moved(
+                EntityId(body.user_data as u64),
+                from_rapier(body.translation()),
+                from_rapier(body.linvel()),
+                forward.x.atan2(forward.z),
+            );
         }
         std::mem::take(&mut *self.contacts.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -151,7 +156,12 @@ impl Physics {
     pub fn overlap(&self, center: Vec3, shape: &dyn rapier3d::geometry::Shape, found: &mut Vec<EntityId>) {
         let Some(world) = &self.world else { return };
         let pose = Pose::from_translation(to_rapier(center));
-        let hits = world.query_pipeline().intersect_shape(pose, shape).map(|(_, collider)| EntityId(collider.user_data as u64)).filter(|id| id.0 != 0).collect::<Vec<_>>();
+        let hits = world
+            .query_pipeline()
+            .intersect_shape(pose, shape)
+            .map(|(_, collider)| EntityId(collider.user_data as u64))
+            .filter(|id| id.0 != 0)
+            .collect::<Vec<_>>();
         found.extend(hits);
         found.sort_unstable();
         found.dedup();

@@ -97,7 +97,8 @@ struct PrefabFile {
 impl PrefabSet {
     /// Read and check a prefab file.
     pub fn parse(text: &str) -> Result<PrefabSet, PrefabError> {
-        let file: PrefabFile = toml::from_str(text).map_err(|error| PrefabError::Format(error.to_string().trim_end().to_owned()))?;
+        let file: PrefabFile =
+            toml::from_str(text).map_err(|error| PrefabError::Format(error.to_string().trim_end().to_owned()))?;
         let mut set = PrefabSet::default();
         for prefab in file.prefab {
             set.add(prefab)?;

@@ -30,7 +30,10 @@ impl Storage {
     }
 
     pub fn take_writes(&mut self) -> Vec<StorageWrite> {
-        std::mem::take(&mut self.writes).into_iter().map(|((namespace, key), value)| StorageWrite { namespace, key, value }).collect()
+        std::mem::take(&mut self.writes)
+            .into_iter()
+            .map(|((namespace, key), value)| StorageWrite { namespace, key, value })
+            .collect()
     }
 
     fn write(&mut self, namespace: &str, key: &str, value: Option<&[u8]>) -> ApiResult<()> {

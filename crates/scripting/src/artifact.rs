@@ -159,7 +159,13 @@ impl Verified<'_> {
 
 impl AotArtifact {
     /// Sign what the compiler gave. Only `compile` may call this: the MAC says that we made these bytes.
-    pub(crate) fn sign(key: &TrustKey, source: Arc<[u8]>, native: Vec<u8>, target: AotTarget, profile: EngineProfile) -> AotArtifact {
+    pub(crate) fn sign(
+        key: &TrustKey,
+        source: Arc<[u8]>,
+        native: Vec<u8>,
+        target: AotTarget,
+        profile: EngineProfile,
+    ) -> AotArtifact {
         let header = Header {
             source_digest: Digest::of(&source),
             native_digest: Digest::of(&native),
@@ -303,11 +309,22 @@ impl ArtifactManifest {
     }
 
     /// Whether this manifest is ours, for this script and version, and for this artifact.
-    pub fn verify(&self, key: &TrustKey, script: ScriptId, version: Version, artifact: &AotArtifact) -> Result<(), ManifestVerificationError> {
+    pub fn verify(
+        &self,
+        key: &TrustKey,
+        script: ScriptId,
+        version: Version,
+        artifact: &AotArtifact,
+    ) -> Result<(), ManifestVerificationError> {
         let mac = key.mac("manifest", &self.signed_bytes());
         mac.verify_slice(&self.mac).map_err(|_| ManifestVerificationError::Mac { source_digest: self.source_digest })?;
         if (self.script_id, self.version) != (script, version) {
-            return Err(ManifestVerificationError::Identity { script, version, found_script: self.script_id, found_version: self.version });
+            return Err(ManifestVerificationError::Identity {
+                script,
+                version,
+                found_script: self.script_id,
+                found_version: self.version,
+            });
         }
         if self.source_digest != artifact.source_digest() {
             return Err(ManifestVerificationError::SourceDigest { found: artifact.source_digest(), wanted: self.source_digest });

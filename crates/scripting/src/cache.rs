@@ -21,7 +21,9 @@ const CACHE_BYTES_MAX: u64 = 2 << 30;
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// Another user could put code there.
-    #[error("{path} (user {owner}) can be changed by others than user {us}: who owns it decides what native code runs here; set AETHER_SERVER_AOT_CACHE_DIR to a directory of your own")]
+    #[error(
+        "{path} (user {owner}) can be changed by others than user {us}: who owns it decides what native code runs here; set AETHER_SERVER_AOT_CACHE_DIR to a directory of your own"
+    )]
     Owner {
         /// The directory.
         path: PathBuf,
@@ -73,7 +75,12 @@ impl ArtifactCache {
     /// Open a directory, make it if it is not there: mode 0700, ours alone.
     pub fn open(dir: &Path) -> Result<ArtifactCache, CacheError> {
         let io = |source| CacheError::Io { path: dir.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).or_else(|e| if dir.exists() { Ok(()) } else { Err(e) }).map_err(io)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .or_else(|e| if dir.exists() { Ok(()) } else { Err(e) })
+            .map_err(io)?;
         // Not followed: a link in a shared /tmp could lead anywhere.
         let metadata = fs::symlink_metadata(dir).map_err(io)?;
         if !metadata.is_dir() {
@@ -135,7 +142,9 @@ impl ArtifactCache {
         let bytes = fs::read(&path).ok()?;
         let artifact = AotArtifact::from_bytes(&bytes).and_then(|artifact| artifact.verify_origin(key).map(|()| artifact));
         match artifact {
-            Ok(artifact) if artifact.source_digest() == source && artifact.target() == target && artifact.profile() == profile => {
+            Ok(artifact)
+                if artifact.source_digest() == source && artifact.target() == target && artifact.profile() == profile =>
+            {
                 // "Used just now", for the sweep. If it fails, the file only looks older than it is.
                 let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
                 Some(artifact)

@@ -34,7 +34,13 @@ pub struct ClientRuntimeConfig {
 
 impl Default for ClientRuntimeConfig {
     fn default() -> ClientRuntimeConfig {
-        ClientRuntimeConfig { max_ops: 10_000, max_vars: 1_024, memory_mb: 64, syscalls: SyscallPolicy::deny_all(), problems: Vec::new() }
+        ClientRuntimeConfig {
+            max_ops: 10_000,
+            max_vars: 1_024,
+            memory_mb: 64,
+            syscalls: SyscallPolicy::deny_all(),
+            problems: Vec::new(),
+        }
     }
 }
 
@@ -42,8 +48,15 @@ impl ClientRuntimeConfig {
     /// The defaults, with the `AETHER_SCRIPT_*` variables over them.
     pub fn from_env() -> ClientRuntimeConfig {
         let mut problems = Vec::new();
-        let max_ops = number_from_env("AETHER_SCRIPT_MAX_OPS", 1..=10_000_000_000, "a whole number from 1 to 10000000000", 10_000, &mut problems);
-        let max_vars = number_from_env("AETHER_SCRIPT_MAX_VARS", 0..=65_536, "a whole number from 0 to 65536", 1_024, &mut problems) as u32;
+        let max_ops = number_from_env(
+            "AETHER_SCRIPT_MAX_OPS",
+            1..=10_000_000_000,
+            "a whole number from 1 to 10000000000",
+            10_000,
+            &mut problems,
+        );
+        let max_vars =
+            number_from_env("AETHER_SCRIPT_MAX_VARS", 0..=65_536, "a whole number from 0 to 65536", 1_024, &mut problems) as u32;
         ClientRuntimeConfig { max_ops, max_vars, problems, ..ClientRuntimeConfig::default() }
     }
 }
@@ -127,7 +140,8 @@ impl ClientRuntime {
             return Err(ClientError::Integrity { found, wanted });
         }
         self.check(bytes)?;
-        let module = Module::new(&self.engine, compile::to_binary(bytes)?).map_err(|error| ClientError::Engine(format!("{error:#}")))?;
+        let module =
+            Module::new(&self.engine, compile::to_binary(bytes)?).map_err(|error| ClientError::Engine(format!("{error:#}")))?;
         Ok(Arc::new(ScriptModule::link(&self.engine, &self.linkers, module, found, SlotClass::Large)?))
     }
 

@@ -73,7 +73,9 @@ impl CompileError {
     pub fn blame(&self) -> Blame {
         match self {
             CompileError::Spawn { .. } => Blame::Operator,
-            CompileError::Refused(_) | CompileError::Module(_) | CompileError::Limit | CompileError::NativeSize { .. } => Blame::Script,
+            CompileError::Refused(_) | CompileError::Module(_) | CompileError::Limit | CompileError::NativeSize { .. } => {
+                Blame::Script
+            }
         }
     }
 }
@@ -129,7 +131,8 @@ impl Permit {
     fn wait() -> Permit {
         let lock = RUNNING.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Ends: every holder ends at its deadline.
-        let mut running = RUNNING.1.wait_while(lock, |running| *running >= AT_ONCE).unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut running =
+            RUNNING.1.wait_while(lock, |running| *running >= AT_ONCE).unwrap_or_else(std::sync::PoisonError::into_inner);
         *running += 1;
         Permit
     }
@@ -142,7 +145,13 @@ impl Drop for Permit {
     }
 }
 
-fn in_child(program: &PathBuf, args: &[String], wasm: &[u8], target: AotTarget, profile: EngineProfile) -> Result<Vec<u8>, CompileError> {
+fn in_child(
+    program: &PathBuf,
+    args: &[String],
+    wasm: &[u8],
+    target: AotTarget,
+    profile: EngineProfile,
+) -> Result<Vec<u8>, CompileError> {
     let spawn = |source| CompileError::Spawn { program: program.clone(), source };
     let mut child = Command::new(program)
         .args(args)
@@ -198,11 +207,16 @@ const WORKER_REFUSED: i32 = 3;
 pub fn worker(args: &[String]) -> ExitCode {
     use rustix::process::{Resource, Rlimit, setrlimit};
     let limit = |amount| Rlimit { current: Some(amount), maximum: Some(amount) };
-    let limited = setrlimit(Resource::Cpu, limit(CPU_SECONDS)).and_then(|()| setrlimit(Resource::As, limit(MEMORY_BYTES))).and_then(|()| setrlimit(Resource::Core, limit(0)));
+    let limited = setrlimit(Resource::Cpu, limit(CPU_SECONDS))
+        .and_then(|()| setrlimit(Resource::As, limit(MEMORY_BYTES)))
+        .and_then(|()| setrlimit(Resource::Core, limit(0)));
     let run = || {
         limited.map_err(|e| format!("could not limit the compiler: {e}"))?;
         let [target, class, nans] = args else { return Err("a worker takes a target, a class and true or false".to_owned()) };
-        let target = [AotTarget::LinuxX64, AotTarget::LinuxAArch64].into_iter().find(|t| t.to_string() == *target).ok_or("no such target")?;
+        let target = [AotTarget::LinuxX64, AotTarget::LinuxAArch64]
+            .into_iter()
+            .find(|t| t.to_string() == *target)
+            .ok_or("no such target")?;
         let class = if class == "small" { SlotClass::Small } else { SlotClass::Large };
         let wasm = read_bounded(std::io::stdin(), ModuleLimits::default().module_bytes + 1);
         // Checked once more: a worker trusts nobody.

@@ -193,6 +193,8 @@ pub(crate) struct Own {
     pub limiter: Box<ActionLimiter>,
     pub host_calls: [u32; 7],
     pub random: Pcg64Mcg,
+    /// Host work of a script that is called synchronously, not yet taken off its fuel.
+    pub charged: u64,
     /// Set for a script on a fibre: its host calls are charged beside fuel, since setting fuel would restart its slice.
     pub fibre: Option<FibreCharge>,
     /// CPU time at which the backstop first looked at this call, and which call (or poll) that was.

@@ -107,7 +107,8 @@ impl HotReloadManager {
 
     /// Versions in memory.
     pub fn loaded(&self) -> usize {
-        let count = |slot: &ModuleSlot| usize::from(slot.active.is_some()) + usize::from(slot.pending.is_some()) + slot.draining.len();
+        let count =
+            |slot: &ModuleSlot| usize::from(slot.active.is_some()) + usize::from(slot.pending.is_some()) + slot.draining.len();
         self.slots.values().map(count).sum()
     }
 }

@@ -7,7 +7,9 @@
 //! Whatever the script does comes back as a value. Not here: when to call (`aether-world-runtime`), what host functions do (`host/`).
 
 use crate::abi::limit;
-use crate::data::{Counters, Exchange, FibreCharge, HostYield, MemoryMeter, Own, ScriptData, WorldContext, WorldMemory, WorldSlot};
+use crate::data::{
+    Counters, Exchange, FibreCharge, HostYield, MemoryMeter, Own, ScriptData, WorldContext, WorldMemory, WorldSlot,
+};
 use crate::limited::HostGroups;
 use crate::limits::ModuleError;
 use crate::metering::{Budget, MeteringOutcome, TrapKind};
@@ -172,11 +174,16 @@ impl InstanceError {
     }
 }
 
+/// From, call, address, lengths of method and payload.
+type MessageParams = (i64, i64, i32, i32, i32);
+/// Kind, a, b, address, lengths of topic and payload.
+type EventParams = (i32, i64, i64, i32, i32, i32);
+
 /// The exports that are called often, looked up once.
 struct Exports {
     on_tick: Option<TypedFunc<f32, ()>>,
-    on_message: Option<TypedFunc<(i64, i64, i32, i32, i32), ()>>,
-    on_event: Option<TypedFunc<(i32, i64, i64, i32, i32, i32), ()>>,
+    on_message: Option<TypedFunc<MessageParams, ()>>,
+    on_event: Option<TypedFunc<EventParams, ()>>,
     alloc: Option<TypedFunc<i32, i32>>,
     instance: wasmtime::Instance,
     module: Arc<ScriptModule>,
@@ -184,8 +191,16 @@ struct Exports {
 
 enum Body {
     /// Called on the caller's stack. Boxed: a world walks over its scripts, and what it does not touch must not be in the way.
-    Sync(Box<(Store<ScriptData>, Exports)>),
+    Sync(Box<SyncBody>),
     Fibre(Box<Fibre>),
+}
+
+/// In this order in memory: what every tick touches comes first, and close together.
+#[repr(C)]
+struct SyncBody {
+    store: Store<ScriptData>,
+    on_tick: Option<TypedFunc<f32, ()>>,
+    exports: Box<Exports>,
 }
 
 struct Fibre {
@@ -244,7 +259,11 @@ impl FibreMeter {
 
 impl ScriptInstance {
     /// Build an instance. Its start function, if it has one, runs here, with the fuel of one call and no world around it.
-    pub fn build(module: &Arc<ScriptModule>, spec: &InstanceSpec, memory: &Arc<WorldMemory>) -> Result<ScriptInstance, InstanceError> {
+    pub fn build(
+        module: &Arc<ScriptModule>,
+        spec: &InstanceSpec,
+        memory: &Arc<WorldMemory>,
+    ) -> Result<ScriptInstance, InstanceError> {
         let policy = &spec.policy;
         module.check_policy(&policy.syscall_policy, policy.memory_cap_mb)?;
         let pausable = policy.on_budget == OnBudget::Pause;
@@ -268,6 +287,7 @@ impl ScriptInstance {
                 }),
                 host_calls: [0; 7],
                 random: spec.random.clone().map_or_else(|| Pcg64Mcg::seed_from_u64(spec.seed), |RandomState(random)| random),
+                charged: 0,
                 fibre: None,
                 backstop: (0, u64::MAX),
                 calls: 0,
@@ -285,12 +305,14 @@ impl ScriptInstance {
         let pre = if pausable { &module.fibre_pre } else { &module.pre };
         let instance = instantiate(pre, &mut store, pausable).map_err(|error| build_error(&error, module, memory))?;
         let index = &module.exports;
-        store.data_mut().memory = index.memory.as_ref().and_then(|e| instance.get_module_export(&mut store, e)).and_then(wasmtime::Extern::into_memory);
-        let on_tick = index.on_tick.as_ref().and_then(|e| instance.get_module_export(&mut store, e)).and_then(wasmtime::Extern::into_func);
+        store.data_mut().memory =
+            index.memory.as_ref().and_then(|e| instance.get_module_export(&mut store, e)).and_then(wasmtime::Extern::into_memory);
+        let on_tick =
+            index.on_tick.as_ref().and_then(|e| instance.get_module_export(&mut store, e)).and_then(wasmtime::Extern::into_func);
         let on_tick = on_tick.map(|f| f.typed(&store)).transpose().map_err(engine)?;
         let exports = Exports { on_tick, on_message: None, on_event: None, alloc: None, instance, module: Arc::clone(module) };
         let body = match exchange {
-            None => Body::Sync(Box::new((store, exports))),
+            None => Body::Sync(Box::new(SyncBody { store, on_tick: exports.on_tick.clone(), exports: Box::new(exports) })),
             Some(exchange) => {
                 let data = store.data_mut();
                 data.world = WorldSlot::Shared(Arc::clone(&exchange));
@@ -328,8 +350,7 @@ impl ScriptInstance {
         debug_assert!(!self.paused && !self.ended, "a paused instance is resumed, an ended one is rebuilt");
         match &mut self.body {
             Body::Sync(body) => {
-                let (store, exports) = &mut **body;
-                let (outcome, fuel, reply) = run_sync(store, exports, world, call, fuel);
+                let (outcome, fuel, reply) = run_sync(body, world, call, fuel);
                 self.ended = outcome.is_end();
                 Step { outcome, fuel, reply }
             }
@@ -378,7 +399,7 @@ impl ScriptInstance {
     /// The state of its randomness. Of a paused script: before the call that is paused.
     pub fn random(&self) -> RandomState {
         RandomState(match &self.body {
-            Body::Sync(body) => body.0.data().own.random.clone(),
+            Body::Sync(body) => body.store.data().own.random.clone(),
             Body::Fibre(fibre) => fibre.exchange.borrow().random.clone().unwrap_or_else(|| Pcg64Mcg::seed_from_u64(0)),
         })
     }
@@ -387,7 +408,7 @@ impl ScriptInstance {
     pub fn take_counters(&mut self) -> Counters {
         match &mut self.body {
             Body::Sync(body) => {
-                let data = body.0.data_mut();
+                let data = body.store.data_mut();
                 Counters { host_calls: std::mem::take(&mut data.own.host_calls), memory_bytes: data.meter.used }
             }
             Body::Fibre(fibre) => {
@@ -402,7 +423,11 @@ impl ScriptInstance {
 
 /// An instance, and its start function. One with asynchronous imports must be made asynchronously; it cannot wait: there is no
 /// yield interval yet, and no host function yields without a fibre's charge.
-fn instantiate(pre: &wasmtime::InstancePre<ScriptData>, store: &mut Store<ScriptData>, fibre: bool) -> wasmtime::Result<wasmtime::Instance> {
+fn instantiate(
+    pre: &wasmtime::InstancePre<ScriptData>,
+    store: &mut Store<ScriptData>,
+    fibre: bool,
+) -> wasmtime::Result<wasmtime::Instance> {
     if !fibre {
         return pre.instantiate(store);
     }
@@ -474,12 +499,15 @@ pub fn thread_cpu_ns() -> u64 {
 }
 
 #[inline]
-fn run_sync(store: &mut Store<ScriptData>, exports: &mut Exports, world: &mut Option<Box<WorldContext>>, call: Call, fuel: u64) -> (MeteringOutcome, u64, Reply) {
+fn run_sync(body: &mut SyncBody, world: &mut Option<Box<WorldContext>>, call: Call, fuel: u64) -> (MeteringOutcome, u64, Reply) {
+    let SyncBody { store, on_tick, exports } = body;
     let data = store.data_mut();
-    data.world = WorldSlot::Lent(world.take());
+    if let WorldSlot::Lent(lent) = &mut data.world {
+        *lent = world.take();
+    }
     data.own.calls += 1;
     store.set_epoch_deadline(1);
-    let result = store.set_fuel(fuel).and_then(|()| match (&call, &exports.on_tick) {
+    let result = store.set_fuel(fuel).and_then(|()| match (&call, &*on_tick) {
         // The one that is called a thousand times a tick.
         (Call::Tick(dt), Some(on_tick)) => on_tick.call(&mut *store, *dt).map(|()| Reply::None),
         _ => {
@@ -490,8 +518,10 @@ fn run_sync(store: &mut Store<ScriptData>, exports: &mut Exports, world: &mut Op
             }
         }
     });
-    let used = fuel - store.get_fuel().unwrap_or(0).min(fuel);
-    if let WorldSlot::Lent(lent) = &mut store.data_mut().world {
+    let left = store.get_fuel().unwrap_or(0);
+    let data = store.data_mut();
+    let used = fuel - left.min(fuel) + std::mem::take(&mut data.own.charged);
+    if let WorldSlot::Lent(lent) = &mut data.world {
         *world = lent.take();
     }
     match result {
@@ -636,7 +666,8 @@ async fn hand_over(store: &mut Store<ScriptData>, exports: &mut Exports, fibre: 
     let address = invoke!(fibre, store, alloc, length as i32)?;
     let memory = store.data().memory.ok_or(Stop(TrapKind::BadAllocation))?;
     let bytes = memory.data_mut(store.as_context_mut());
-    let mut room = bytes.get_mut(address as u32 as usize..).and_then(|rest| rest.get_mut(..length)).ok_or(Stop(TrapKind::BadAllocation))?;
+    let mut room =
+        bytes.get_mut(address as u32 as usize..).and_then(|rest| rest.get_mut(..length)).ok_or(Stop(TrapKind::BadAllocation))?;
     for part in parts {
         let (here, rest) = room.split_at_mut(part.len());
         here.copy_from_slice(part);

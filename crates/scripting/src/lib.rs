@@ -54,18 +54,18 @@ mod wasi;
 
 pub use aether_types::{Blame, Digest, ScriptId, Version};
 pub use api::{
-    ApiError, ApiResult, AudioApi, Body, Caller, EntityApi, EntityId, Host, HostStats, InstanceId, NetworkApi, NoEngine, PhysicsApi, PlayerId, PrefabId, RayHit, SoundParameters,
-    StorageApi, UIApi, Vec3,
+    ApiError, ApiResult, AudioApi, Body, Caller, EntityApi, EntityId, Host, HostStats, InstanceId, NetworkApi, NoEngine,
+    PhysicsApi, PlayerId, PrefabId, RayHit, SoundParameters, StorageApi, UIApi, Vec3,
 };
 pub use artifact::{AotArtifact, ArtifactManifest, ManifestVerificationError, TrustKey};
 pub use client_runtime::{ClientRuntime, ClientRuntimeConfig};
 pub use data::{Counters, LogLine, WorldContext, WorldMemory};
-pub use instance::{Call, Event, InstanceSpec, Message, Reply, ScriptInstance};
-pub use manifest::ScriptManifest;
-pub use module::ScriptModule;
 pub use hot_reload::{HotReloadManager, ModuleSlot, ReloadOutcome};
+pub use instance::{Call, Event, InstanceSpec, Message, Reply, ScriptInstance};
 pub use limited::{HostGroups, Limited};
+pub use manifest::ScriptManifest;
 pub use metering::{Budget, MeteringOutcome, TrapKind};
+pub use module::ScriptModule;
 pub use policy::{OnBudget, ServerResourcePolicy, SyscallCategory, SyscallPolicy};
 pub use rate::{ActionLimiter, ActionRateLimited, ActionRates, RateLimitScope, RateLimitedAction};
 pub use registry::ArtifactRegistry;

@@ -297,7 +297,8 @@ fn check_imports(types: &wasmparser::types::Types, wasm: &[u8], syscalls: &Sysca
             let signature = types.as_ref().core_function_at(function);
             function += 1;
             let offered = if import.module == abi::WASI_MODULE {
-                let category = SyscallCategory::of(import.name).ok_or_else(|| ModuleError::UnknownImport { module: module.clone(), name: name.clone() })?;
+                let category = SyscallCategory::of(import.name)
+                    .ok_or_else(|| ModuleError::UnknownImport { module: module.clone(), name: name.clone() })?;
                 if !syscalls.allows(category) {
                     return Err(ModuleError::SyscallDenied { import: name, category });
                 }
@@ -370,7 +371,10 @@ mod tests {
 
     #[test]
     fn a_small_script_passes_and_is_described() {
-        let info = inspect_wat(&format!(r#"(module (import "aether:script" "tick" (func (result i64))) (memory (export "memory") 2) {OK})"#)).unwrap();
+        let info = inspect_wat(&format!(
+            r#"(module (import "aether:script" "tick" (func (result i64))) (memory (export "memory") 2) {OK})"#
+        ))
+        .unwrap();
         assert_eq!((info.initial_memory_bytes, info.functions, info.has_memory), (2 << 16, 2, true));
         assert_eq!(info.imports, ["aether:script.tick"]);
     }

@@ -60,7 +60,14 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { fuel: 1_000_000, memory_mb: 64, cpu_ms: 50, priority: 100, on_budget: OnBudget::Pause, rates: ActionRates::default() }
+        Limits {
+            fuel: 1_000_000,
+            memory_mb: 64,
+            cpu_ms: 50,
+            priority: 100,
+            on_budget: OnBudget::Pause,
+            rates: ActionRates::default(),
+        }
     }
 }
 
@@ -108,7 +115,12 @@ impl ScriptManifest {
 
     /// A manifest that grants every host group and kind, for trying a script out.
     pub fn permissive(name: ScriptId) -> ScriptManifest {
-        let grants = Grants { apis: HostGroup::ALL.to_vec(), entity_kinds: vec!["*".to_owned()], storage_namespace: Some(name.to_string()), syscalls: Vec::new() };
+        let grants = Grants {
+            apis: HostGroup::ALL.to_vec(),
+            entity_kinds: vec!["*".to_owned()],
+            storage_namespace: Some(name.to_string()),
+            syscalls: Vec::new(),
+        };
         ScriptManifest { name, description: String::new(), grants, limits: Limits::default() }
     }
 

@@ -193,8 +193,18 @@ impl std::fmt::Debug for ScriptModule {
 }
 
 impl ScriptModule {
-    pub(crate) fn link(engine: &Engine, linkers: &Linkers, module: Module, source_digest: Digest, class: SlotClass) -> Result<ScriptModule, LoadError> {
-        let syscalls = module.imports().filter(|import| import.module() == abi::WASI_MODULE).map(|import| import.name().to_owned()).collect();
+    pub(crate) fn link(
+        engine: &Engine,
+        linkers: &Linkers,
+        module: Module,
+        source_digest: Digest,
+        class: SlotClass,
+    ) -> Result<ScriptModule, LoadError> {
+        let syscalls = module
+            .imports()
+            .filter(|import| import.module() == abi::WASI_MODULE)
+            .map(|import| import.name().to_owned())
+            .collect();
         let initial_memory_bytes = module.exports().find_map(|e| e.ty().memory().map(|m| m.minimum() << 16)).unwrap_or(0);
         let index = |name| module.get_export_index(name);
         let exports = ExportIndex {

@@ -122,15 +122,7 @@ impl ActionRates {
 
     /// The fields in the order of [`RateLimitedAction::ALL`].
     pub fn as_array(&self) -> [f32; 7] {
-        [
-            self.spawns,
-            self.rpcs,
-            self.storage_writes,
-            self.storage_bytes,
-            self.ui_commands,
-            self.audio_commands,
-            self.log_lines,
-        ]
+        [self.spawns, self.rpcs, self.storage_writes, self.storage_bytes, self.ui_commands, self.audio_commands, self.log_lines]
     }
 
     /// The first field that is not a number from 0 to a billion.
@@ -225,7 +217,8 @@ mod tests {
     fn a_burst_of_one_second_is_allowed_and_then_the_rate() {
         let rates = ActionRates { spawns: 10.0, ..Default::default() };
         let (mut script, mut world) = (ActionLimiter::new(&rates), ActionLimiter::new(&ActionRates::world()));
-        let mut granted = |now| (0..100).filter(|_| take(&mut script, &mut world, RateLimitedAction::Spawn, 1.0, now).is_ok()).count();
+        let mut granted =
+            |now| (0..100).filter(|_| take(&mut script, &mut world, RateLimitedAction::Spawn, 1.0, now).is_ok()).count();
         assert_eq!((granted(0), granted(0), granted(SECOND / 2), granted(10 * SECOND)), (10, 0, 5, 10));
     }
 

@@ -24,7 +24,12 @@ struct Versions {
 
 impl ArtifactRegistry {
     /// Register an artifact as the next version of a script. It must be ours: whoever it was made for, our key signed it.
-    pub fn register(&mut self, key: &TrustKey, script: ScriptId, artifact: AotArtifact) -> Result<Version, ManifestVerificationError> {
+    pub fn register(
+        &mut self,
+        key: &TrustKey,
+        script: ScriptId,
+        artifact: AotArtifact,
+    ) -> Result<Version, ManifestVerificationError> {
         artifact.verify_origin(key)?;
         let versions = self.scripts.entry(script).or_default();
         versions.last = versions.last.next();
@@ -37,7 +42,12 @@ impl ArtifactRegistry {
     }
 
     /// An artifact that matches its manifest; `None` if there is none of that version.
-    pub fn get(&self, key: &TrustKey, script: ScriptId, version: Version) -> Option<Result<&AotArtifact, ManifestVerificationError>> {
+    pub fn get(
+        &self,
+        key: &TrustKey,
+        script: ScriptId,
+        version: Version,
+    ) -> Option<Result<&AotArtifact, ManifestVerificationError>> {
         let (manifest, artifact) = self.scripts.get(&script)?.kept.get(&version)?;
         Some(manifest.verify(key, script, version, artifact).map(|()| artifact))
     }
@@ -48,7 +58,13 @@ impl ArtifactRegistry {
     }
 
     /// Put an artifact that was compiled again from the same source in the place of one that was refused.
-    pub fn replace(&mut self, key: &TrustKey, script: ScriptId, version: Version, artifact: AotArtifact) -> Result<(), ManifestVerificationError> {
+    pub fn replace(
+        &mut self,
+        key: &TrustKey,
+        script: ScriptId,
+        version: Version,
+        artifact: AotArtifact,
+    ) -> Result<(), ManifestVerificationError> {
         artifact.verify_origin(key)?;
         if let Some(kept) = self.scripts.get_mut(&script).and_then(|versions| versions.kept.get_mut(&version)) {
             let wanted = kept.0.source_digest;

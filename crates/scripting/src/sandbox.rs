@@ -6,7 +6,9 @@
 use crate::abi;
 use aether_types::Digest;
 use serde::{Deserialize, Serialize};
-use wasmtime::{Config, InstanceAllocationStrategy, ModuleVersionStrategy, OperatorCost, OptLevel, PoolingAllocationConfig, WasmFeatures};
+use wasmtime::{
+    Config, InstanceAllocationStrategy, ModuleVersionStrategy, OperatorCost, OptLevel, PoolingAllocationConfig, WasmFeatures,
+};
 
 /// The exact engine. Other patches of the same version may generate other code, so this is part of every fingerprint.
 pub const ENGINE_VERSION: &str = "48.0.8";

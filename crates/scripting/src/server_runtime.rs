@@ -78,9 +78,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Every category of system calls: what a module may at most import. Its policy decides when it is loaded into a world.
 pub fn all_syscalls() -> SyscallPolicy {
-    [SyscallCategory::Filesystem, SyscallCategory::Network, SyscallCategory::Clock, SyscallCategory::Random, SyscallCategory::Process]
-        .into_iter()
-        .fold(SyscallPolicy::deny_all(), SyscallPolicy::allow)
+    [
+        SyscallCategory::Filesystem,
+        SyscallCategory::Network,
+        SyscallCategory::Clock,
+        SyscallCategory::Random,
+        SyscallCategory::Process,
+    ]
+    .into_iter()
+    .fold(SyscallPolicy::deny_all(), SyscallPolicy::allow)
 }
 
 /// Settings of a [`ServerRuntime`].
@@ -138,7 +144,13 @@ impl Default for ServerRuntimeConfig {
 }
 
 /// Read a whole number in a range from a variable; problems are collected.
-pub(crate) fn number_from_env(variable: &'static str, range: std::ops::RangeInclusive<u64>, allowed: &'static str, default: u64, problems: &mut Vec<SettingError>) -> u64 {
+pub(crate) fn number_from_env(
+    variable: &'static str,
+    range: std::ops::RangeInclusive<u64>,
+    allowed: &'static str,
+    default: u64,
+    problems: &mut Vec<SettingError>,
+) -> u64 {
     let Some(value) = std::env::var_os(variable) else { return default };
     let value = value.to_string_lossy().into_owned();
     match value.trim().parse() {
@@ -157,14 +169,27 @@ impl ServerRuntimeConfig {
         let mut problems = Vec::new();
         if let Some(dir) = std::env::var_os("AETHER_SERVER_AOT_CACHE_DIR") {
             if dir.is_empty() {
-                problems.push(SettingError { variable: "AETHER_SERVER_AOT_CACHE_DIR", value: String::new(), allowed: "a directory" });
+                problems.push(SettingError {
+                    variable: "AETHER_SERVER_AOT_CACHE_DIR",
+                    value: String::new(),
+                    allowed: "a directory",
+                });
             } else {
                 config.aot_cache_dir = dir.into();
             }
         }
-        config.max_modules = number_from_env("AETHER_SERVER_MAX_MODULES", 1..=65_536, "a whole number from 1 to 65536", 256, &mut problems) as usize;
-        config.default_fuel = number_from_env("AETHER_SERVER_DEFAULT_FUEL", 1_000..=10_000_000_000, "a whole number from 1000 to 10000000000", 1_000_000, &mut problems);
-        config.default_memory_mb = number_from_env("AETHER_SERVER_DEFAULT_MEMORY_MB", 1..=64, "a whole number of MiB from 1 to 64", 64, &mut problems);
+        config.max_modules =
+            number_from_env("AETHER_SERVER_MAX_MODULES", 1..=65_536, "a whole number from 1 to 65536", 256, &mut problems)
+                as usize;
+        config.default_fuel = number_from_env(
+            "AETHER_SERVER_DEFAULT_FUEL",
+            1_000..=10_000_000_000,
+            "a whole number from 1000 to 10000000000",
+            1_000_000,
+            &mut problems,
+        );
+        config.default_memory_mb =
+            number_from_env("AETHER_SERVER_DEFAULT_MEMORY_MB", 1..=64, "a whole number of MiB from 1 to 64", 64, &mut problems);
         config.problems = problems;
         config
     }
@@ -226,7 +251,10 @@ impl RuntimeError {
     /// Who has to act.
     pub fn blame(&self) -> Blame {
         match self {
-            RuntimeError::Setting(_) | RuntimeError::Unknown { .. } | RuntimeError::NothingToReload { .. } | RuntimeError::TooManyModules { .. } => Blame::Operator,
+            RuntimeError::Setting(_)
+            | RuntimeError::Unknown { .. }
+            | RuntimeError::NothingToReload { .. }
+            | RuntimeError::TooManyModules { .. } => Blame::Operator,
             RuntimeError::Cache(error) => error.blame(),
             RuntimeError::Compile(error) => error.blame(),
             RuntimeError::Manifest(error) => error.blame(),
@@ -308,7 +336,8 @@ impl ServerRuntime {
             return Ok(artifact.with_source(wasm.into())?);
         }
         let config = &self.config;
-        let artifact = compile::compile(&config.compiler, &self.key, wasm, target, profile, &config.module_limits, &all_syscalls())?;
+        let artifact =
+            compile::compile(&config.compiler, &self.key, wasm, target, profile, &config.module_limits, &all_syscalls())?;
         if let Err(error) = self.cache.put(&artifact) {
             // A full disk costs the next start a compilation, nothing else.
             tracing::warn!(%error, "artifact not cached");
@@ -336,7 +365,11 @@ impl ServerRuntime {
             if state.modules.len() >= self.config.max_modules {
                 return Err(RuntimeError::TooManyModules { limit: self.config.max_modules });
             }
-            state.registry.get(&self.key, script_id, version).ok_or(RuntimeError::Unknown { script: script_id, version })??.clone()
+            state
+                .registry
+                .get(&self.key, script_id, version)
+                .ok_or(RuntimeError::Unknown { script: script_id, version })??
+                .clone()
         };
         let module = match self.engines.load(&self.key, &artifact) {
             Ok(module) => module,
@@ -347,7 +380,13 @@ impl ServerRuntime {
         Ok(module)
     }
 
-    fn load_from_source(&self, script: ScriptId, version: Version, artifact: &AotArtifact, error: LoadError) -> Result<ScriptModule, RuntimeError> {
+    fn load_from_source(
+        &self,
+        script: ScriptId,
+        version: Version,
+        artifact: &AotArtifact,
+        error: LoadError,
+    ) -> Result<ScriptModule, RuntimeError> {
         let mended = match &error {
             LoadError::Manifest(error) => error.is_mended_by_source(),
             LoadError::Engine(_) => true,
@@ -357,7 +396,15 @@ impl ServerRuntime {
         tracing::warn!(%script, %version, %error, "artifact refused: compiling its source again");
         let config = &self.config;
         // Past the cache: it may hold the very artifact that was refused.
-        let fresh = compile::compile(&config.compiler, &self.key, source, AotTarget::host(), artifact.profile(), &config.module_limits, &all_syscalls())?;
+        let fresh = compile::compile(
+            &config.compiler,
+            &self.key,
+            source,
+            AotTarget::host(),
+            artifact.profile(),
+            &config.module_limits,
+            &all_syscalls(),
+        )?;
         let module = self.engines.load(&self.key, &fresh)?;
         if let Err(error) = self.cache.put(&fresh) {
             tracing::warn!(%error, "artifact not cached");
@@ -372,7 +419,12 @@ impl ServerRuntime {
     }
 
     /// The same in a host, which is given back.
-    pub fn execute_with(&self, module: &Arc<ScriptModule>, policy: &ServerResourcePolicy, host: Box<dyn Host>) -> Result<(ExecutionReport, Option<Box<dyn Host>>), RuntimeError> {
+    pub fn execute_with(
+        &self,
+        module: &Arc<ScriptModule>,
+        policy: &ServerResourcePolicy,
+        host: Box<dyn Host>,
+    ) -> Result<(ExecutionReport, Option<Box<dyn Host>>), RuntimeError> {
         execute(module, policy, host, ActionRates::default(), 0).map_err(RuntimeError::Instance)
     }
 
@@ -380,7 +432,12 @@ impl ServerRuntime {
     pub fn hot_reload(&self, script_id: ScriptId, artifact: AotArtifact) -> Result<ReloadOutcome, RuntimeError> {
         let serving = {
             let state = self.state();
-            state.slots.slot(script_id).and_then(|slot| slot.active()).map(|loaded| loaded.version).or_else(|| state.registry.newest(script_id))
+            state
+                .slots
+                .slot(script_id)
+                .and_then(|slot| slot.active())
+                .map(|loaded| loaded.version)
+                .or_else(|| state.registry.newest(script_id))
         };
         let old_version = serving.ok_or(RuntimeError::NothingToReload { script: script_id })?;
         let old = self.load_module(script_id, old_version)?;
@@ -443,7 +500,17 @@ impl ServerRuntime {
 }
 
 fn spec(policy: &ServerResourcePolicy, rates: ActionRates, seed: u64) -> InstanceSpec {
-    InstanceSpec { instance: InstanceId(1), version: Version(1), policy: policy.clone(), groups: HostGroups::ALL, rates, seed, random: None, drained_at_ns: None, directory: None }
+    InstanceSpec {
+        instance: InstanceId(1),
+        version: Version(1),
+        policy: policy.clone(),
+        groups: HostGroups::ALL,
+        rates,
+        seed,
+        random: None,
+        drained_at_ns: None,
+        directory: None,
+    }
 }
 
 /// Build an instance, call `on_start` and then `on_tick` once within one budget.
@@ -469,6 +536,7 @@ pub(crate) fn execute(
         fuel -= step.fuel;
     }
     let (log, host) = world.map_or((Vec::new(), None), |world| (world.log, Some(world.host)));
-    let report = ExecutionReport { outcome: step.outcome, fuel_used: policy.fuel_budget - fuel, counters: instance.take_counters(), log };
+    let report =
+        ExecutionReport { outcome: step.outcome, fuel_used: policy.fuel_budget - fuel, counters: instance.take_counters(), log };
     Ok((report, host))
 }

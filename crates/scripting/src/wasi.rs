@@ -206,13 +206,17 @@ fn link_files(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
             put(memory, out, &[0, 0, 0, 0, 1, 0, 0, 0])
         })))
     })?;
-    linker.func_wrap(WASI_MODULE, "fd_prestat_dir_name", |mut guest: Guest<'_>, fd: i32, out: i32, length: i32| -> Result<i32> {
-        enter(&mut guest, HostGroup::Script, 0)?;
-        Ok(lower(with_files(&mut guest, |memory, state| {
-            state.directory(fd).map_err(|_| BADF)?;
-            if length < 1 { Err(INVAL) } else { put(memory, out, b"/") }
-        })))
-    })?;
+    linker.func_wrap(
+        WASI_MODULE,
+        "fd_prestat_dir_name",
+        |mut guest: Guest<'_>, fd: i32, out: i32, length: i32| -> Result<i32> {
+            enter(&mut guest, HostGroup::Script, 0)?;
+            Ok(lower(with_files(&mut guest, |memory, state| {
+                state.directory(fd).map_err(|_| BADF)?;
+                if length < 1 { Err(INVAL) } else { put(memory, out, b"/") }
+            })))
+        },
+    )?;
     linker.func_wrap(WASI_MODULE, "fd_fdstat_get", |mut guest: Guest<'_>, fd: i32, out: i32| -> Result<i32> {
         enter(&mut guest, HostGroup::Script, 0)?;
         Ok(lower(with_files(&mut guest, |memory, state| {
@@ -273,7 +277,11 @@ fn link_files(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
         charge(guest, u64::from(moved) * cost::BYTE)?;
         let level = if fd == 2 { 1 } else { 2 };
         // A handful: the world's allowance of log lines would drop the rest.
-        for line in String::from_utf8_lossy(&text[..text.len().min(4 * limit::TEXT_BYTES)]).lines().filter(|line| !line.is_empty()).take(16) {
+        for line in String::from_utf8_lossy(&text[..text.len().min(4 * limit::TEXT_BYTES)])
+            .lines()
+            .filter(|line| !line.is_empty())
+            .take(16)
+        {
             let line: String = line.chars().take(limit::TEXT_BYTES / 4).collect();
             // Over the allowance: dropped, as any log line.
             let _ = with_world(guest, |_, world, own| host::log(world, own, level, &line));
@@ -319,27 +327,43 @@ fn filestat(is_dir: bool, size: u64) -> [u8; 64] {
 }
 
 fn link_paths(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
-    costly!(linker, fibre, WASI_MODULE, "path_open", |guest, fd: i32, _lookup: i32, name: i32, length: i32, flags: i32, rights: i64, _inheriting: i64, fdflags: i32, out: i32| -> i32 {
-            enter(guest, HostGroup::Storage, cost::STORAGE)?;
-            Ok(lower(with_files(guest, |memory, state| {
-                if state.files.len() >= FILES_MAX {
-                    return Err(NFILE);
-                }
-                let write = rights & (1 << 6) != 0;
-                let mut options = OpenOptions::new();
-                options.read(rights & (1 << 1) != 0 || !write).write(write);
-                options.create(flags & 1 != 0).truncate(flags & 8 != 0 && write).append(fdflags & 1 != 0 && write);
-                if flags & 4 != 0 {
-                    options.create_new(true);
-                }
-                let file = state.directory(fd)?.open_with(path(memory, name, length)?, &options).map_err(errno)?;
-                let new = (DIRECTORY + 1..).find(|fd| !state.files.contains_key(fd)).ok_or(NFILE)?;
-                put(memory, out, &new.to_le_bytes())?;
-                state.files.insert(new, file);
-                Ok(())
-            })))
-        });
-    costly!(linker, fibre, WASI_MODULE, "path_filestat_get", |guest, fd: i32, _lookup: i32, name: i32, length: i32, out: i32| -> i32 {
+    costly!(linker, fibre, WASI_MODULE, "path_open", |guest,
+                                                      fd: i32,
+                                                      _lookup: i32,
+                                                      name: i32,
+                                                      length: i32,
+                                                      flags: i32,
+                                                      rights: i64,
+                                                      _inheriting: i64,
+                                                      fdflags: i32,
+                                                      out: i32|
+     -> i32 {
+        enter(guest, HostGroup::Storage, cost::STORAGE)?;
+        Ok(lower(with_files(guest, |memory, state| {
+            if state.files.len() >= FILES_MAX {
+                return Err(NFILE);
+            }
+            let write = rights & (1 << 6) != 0;
+            let mut options = OpenOptions::new();
+            options.read(rights & (1 << 1) != 0 || !write).write(write);
+            options.create(flags & 1 != 0).truncate(flags & 8 != 0 && write).append(fdflags & 1 != 0 && write);
+            if flags & 4 != 0 {
+                options.create_new(true);
+            }
+            let file = state.directory(fd)?.open_with(path(memory, name, length)?, &options).map_err(errno)?;
+            let new = (DIRECTORY + 1..).find(|fd| !state.files.contains_key(fd)).ok_or(NFILE)?;
+            put(memory, out, &new.to_le_bytes())?;
+            state.files.insert(new, file);
+            Ok(())
+        })))
+    });
+    costly!(linker, fibre, WASI_MODULE, "path_filestat_get", |guest,
+                                                              fd: i32,
+                                                              _lookup: i32,
+                                                              name: i32,
+                                                              length: i32,
+                                                              out: i32|
+     -> i32 {
         enter(guest, HostGroup::Storage, cost::STORAGE)?;
         Ok(lower(with_files(guest, |memory, state| {
             let stat = state.directory(fd)?.metadata(path(memory, name, length)?).map_err(errno)?;

@@ -53,7 +53,9 @@ pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// Another owner has claimed the world: whoever asked must stop it.
-    #[error("world {world}: generation {generation} is not its owner any more, or commit {after_seq} is not its last: stop the world and claim it again")]
+    #[error(
+        "world {world}: generation {generation} is not its owner any more, or commit {after_seq} is not its last: stop the world and claim it again"
+    )]
     Fenced {
         /// The world.
         world: WorldId,

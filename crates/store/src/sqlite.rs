@@ -61,7 +61,8 @@ impl SqliteStore {
         let reader = Mutex::new(open().map_err(|e| failed(&e))?);
         let (jobs, queue) = sync_channel(QUEUE_MAX);
         let writer = Writer { connection: writer, path: path.clone() };
-        let writer = std::thread::Builder::new().name("store".into()).spawn(move || writer.run(&queue)).map_err(|e| failed(&e))?;
+        let writer =
+            std::thread::Builder::new().name("store".into()).spawn(move || writer.run(&queue)).map_err(|e| failed(&e))?;
         Ok(SqliteStore { path, jobs: Some(jobs), reader, writer: Some(writer), _lock: lock })
     }
 
@@ -102,7 +103,8 @@ impl Store for SqliteStore {
 
     fn load_checkpoints(&self, world: &WorldId) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         self.read(|connection| {
-            let mut query = connection.prepare_cached("SELECT seq, data FROM world_ckpt WHERE world_id = ?1 ORDER BY seq DESC")?;
+            let mut query =
+                connection.prepare_cached("SELECT seq, data FROM world_ckpt WHERE world_id = ?1 ORDER BY seq DESC")?;
             let rows = query.query_map([world.as_str()], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?;
             rows.collect()
         })
@@ -167,9 +169,13 @@ impl Writer {
         let run = |connection: &mut Connection| -> rusqlite::Result<Claim> {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             transaction.execute("INSERT INTO world (world_id) VALUES (?1) ON CONFLICT DO NOTHING", [world.as_str()])?;
-            let claim = transaction.query_row("UPDATE world SET epoch = epoch + 1 WHERE world_id = ?1 RETURNING epoch, commit_seq", [world.as_str()], |row| {
-                Ok(Claim { generation: Generation(row.get::<_, i64>(0)? as u64), commit_seq: row.get::<_, i64>(1)? as u64 })
-            })?;
+            let claim = transaction.query_row(
+                "UPDATE world SET epoch = epoch + 1 WHERE world_id = ?1 RETURNING epoch, commit_seq",
+                [world.as_str()],
+                |row| {
+                    Ok(Claim { generation: Generation(row.get::<_, i64>(0)? as u64), commit_seq: row.get::<_, i64>(1)? as u64 })
+                },
+            )?;
             transaction.commit()?;
             Ok(claim)
         };
@@ -188,7 +194,9 @@ impl Writer {
         for _ in 0..BUSY_RETRIES {
             match &result {
                 // Somebody looks at the file with another program, and holds it.
-                Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => result = run(&mut self.connection),
+                Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                    result = run(&mut self.connection)
+                }
                 _ => break,
             }
         }
@@ -208,7 +216,8 @@ fn apply(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<bool>
     let world = batch.world.as_str();
     let mut fence = transaction
         .prepare_cached("UPDATE world SET commit_seq = commit_seq + 1 WHERE world_id = ?1 AND epoch = ?2 AND commit_seq = ?3 RETURNING commit_seq")?;
-    let seq: Option<i64> = fence.query_row(params![world, batch.generation.0 as i64, batch.after_seq as i64], |row| row.get(0)).optional()?;
+    let seq: Option<i64> =
+        fence.query_row(params![world, batch.generation.0 as i64, batch.after_seq as i64], |row| row.get(0)).optional()?;
     let Some(seq) = seq else { return Ok(false) };
     for KvWrite { namespace, key, value } in &batch.writes {
         match value {
@@ -218,11 +227,15 @@ fn apply(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<bool>
                      ON CONFLICT (world_id, ns, k) DO UPDATE SET v = excluded.v, seq = excluded.seq",
                 )?
                 .execute(params![world, namespace, key, value, seq])?,
-            None => transaction.prepare_cached("DELETE FROM world_kv WHERE world_id = ?1 AND ns = ?2 AND k = ?3")?.execute(params![world, namespace, key])?,
+            None => transaction
+                .prepare_cached("DELETE FROM world_kv WHERE world_id = ?1 AND ns = ?2 AND k = ?3")?
+                .execute(params![world, namespace, key])?,
         };
     }
     if let Some(data) = &batch.checkpoint {
-        transaction.prepare_cached("INSERT INTO world_ckpt (world_id, seq, data) VALUES (?1, ?2, ?3)")?.execute(params![world, seq, data])?;
+        transaction
+            .prepare_cached("INSERT INTO world_ckpt (world_id, seq, data) VALUES (?1, ?2, ?3)")?
+            .execute(params![world, seq, data])?;
         transaction.prepare_cached("UPDATE world SET ckpt_seq = ?2 WHERE world_id = ?1")?.execute(params![world, seq])?;
         transaction
             .prepare_cached(
@@ -244,7 +257,13 @@ mod tests {
 
     fn batch(name: &str, claim: Claim, key: &str, value: Option<&[u8]>) -> Batch {
         let write = KvWrite { namespace: "shop".into(), key: key.into(), value: value.map(<[u8]>::to_vec) };
-        Batch { world: world(name), generation: claim.generation, after_seq: claim.commit_seq, writes: vec![write], checkpoint: None }
+        Batch {
+            world: world(name),
+            generation: claim.generation,
+            after_seq: claim.commit_seq,
+            writes: vec![write],
+            checkpoint: None,
+        }
     }
 
     fn commit(store: &SqliteStore, batch: Batch) -> Result<(), StoreError> {
@@ -290,7 +309,9 @@ mod tests {
         let (send, receive) = channel();
         for (name, claim) in [("a", a), ("b", b)] {
             let send = send.clone();
-            store.commit(batch(name, claim, "k", Some(b"v")), Box::new(move |result| send.send(result.is_ok()).unwrap())).unwrap();
+            store
+                .commit(batch(name, claim, "k", Some(b"v")), Box::new(move |result| send.send(result.is_ok()).unwrap()))
+                .unwrap();
         }
         assert_eq!((receive.recv().unwrap(), receive.recv().unwrap()), (false, true));
     }

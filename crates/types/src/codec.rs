@@ -44,7 +44,8 @@ pub enum CodecError {
     Encode(String),
 }
 
-fn config() -> bincode::config::Configuration<bincode::config::LittleEndian, bincode::config::Varint, bincode::config::Limit<LIMIT>> {
+fn config()
+-> bincode::config::Configuration<bincode::config::LittleEndian, bincode::config::Varint, bincode::config::Limit<LIMIT>> {
     bincode::config::standard().with_limit::<LIMIT>()
 }
 

@@ -8,7 +8,8 @@ mod scheduler;
 mod world;
 
 pub use overload::{OverloadAction, OverloadConfig, OverloadTracker};
-pub use scheduler::{ScriptKey, SchedulerConfig, ScriptTraits, TickClose, TickScheduler, Turn};
+pub use scheduler::{SchedulerConfig, ScriptKey, ScriptTraits, TickClose, TickScheduler, Turn};
 pub use world::{
-    AddError, ScriptCheckpoint, ScriptEnd, ScriptParts, ScriptState, ScriptStatus, TickReport, World, WorldCheckpoint, WorldConfig,
+    AddError, ScriptCheckpoint, ScriptEnd, ScriptParts, ScriptState, ScriptStatus, TickReport, World, WorldCheckpoint,
+    WorldConfig,
 };

@@ -166,7 +166,8 @@ mod tests {
             let load: f32 = loads.iter().zip(&suspended).filter(|(_, s)| !**s).map(|((_, load), _)| load).sum();
             let used = ((load + noise(tick)).clamp(0.0, 1.2) * BUDGET as f32) as u64;
             tracker.observe(now, used, BUDGET);
-            let running: Vec<_> = (0..loads.len()).filter(|i| !suspended[*i]).map(|i| (ScriptKey(i as u32), loads[i].0, loads[i].1)).collect();
+            let running: Vec<_> =
+                (0..loads.len()).filter(|i| !suspended[*i]).map(|i| (ScriptKey(i as u32), loads[i].0, loads[i].1)).collect();
             if let Some(action) = tracker.decide(now, running.into_iter()) {
                 match action {
                     OverloadAction::Suspend(key) => suspended[key.0 as usize] = true,
@@ -196,8 +197,10 @@ mod tests {
         // A load from outside for 30 seconds, then none.
         let crowd = |tick: u64| if tick < 600 { 0.8 } else { 0.0 };
         let actions = simulate(&[(100, 0.1), (10, 0.1), (20, 0.1)], 120, crowd);
-        let resumed: Vec<_> = actions.iter().filter_map(|(_, a)| if let OverloadAction::Resume(key) = a { Some(key.0) } else { None }).collect();
-        let suspended: Vec<_> = actions.iter().filter_map(|(_, a)| if let OverloadAction::Suspend(key) = a { Some(key.0) } else { None }).collect();
+        let resumed: Vec<_> =
+            actions.iter().filter_map(|(_, a)| if let OverloadAction::Resume(key) = a { Some(key.0) } else { None }).collect();
+        let suspended: Vec<_> =
+            actions.iter().filter_map(|(_, a)| if let OverloadAction::Suspend(key) = a { Some(key.0) } else { None }).collect();
         assert_eq!(suspended.first(), Some(&1));
         let mut back = suspended.clone();
         back.sort_by_key(|key| std::cmp::Reverse([100, 10, 20][*key as usize]));

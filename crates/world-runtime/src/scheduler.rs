@@ -8,7 +8,7 @@
 //! Two rules hold whatever scripts cost: the first in the order runs in every tick, so nobody waits longer than
 //! [`TickScheduler::wait_bound`]; and the last one to start does so with budget left, so a tick is over its budget by at most one turn.
 //!
-//! Start with [`TickScheduler::begin`], [`next`](TickScheduler::next), [`record`](TickScheduler::record) and
+//! Start with [`TickScheduler::begin`], [`next_turn`](TickScheduler::next_turn), [`record`](TickScheduler::record) and
 //! [`close`](TickScheduler::close). Time comes in as nanoseconds since the tick began, read only when
 //! [`wants_clock`](TickScheduler::wants_clock) says so. Not here: running scripts, suspending them (`overload`).
 
@@ -84,6 +84,8 @@ struct Entry {
     present: bool,
     runnable: bool,
     paused: bool,
+    /// It had no turn yet.
+    fresh: bool,
     deferred: u32,
     /// Measured, smoothed.
     ns_per_fuel: f32,
@@ -163,6 +165,7 @@ impl TickScheduler {
             present: true,
             runnable: true,
             paused: false,
+            fresh: true,
             deferred: 0,
             ns_per_fuel: NS_PER_FUEL,
             // Not known: the first turn is measured alone.
@@ -281,7 +284,7 @@ impl TickScheduler {
 
     /// The next script and its slice; `None` when all had a turn or the budget is gone.
     #[inline]
-    pub fn next(&mut self) -> Option<Turn> {
+    pub fn next_turn(&mut self) -> Option<Turn> {
         loop {
             let key = *self.order.get(self.cursor)?;
             let first = self.tick.ran == 0;
@@ -313,7 +316,10 @@ impl TickScheduler {
     #[inline]
     pub fn record(&mut self, turn: Turn, fuel: u64, paused: bool) {
         let entry = &mut self.entries[turn.key.0 as usize];
-        entry.fuel_per_turn += SMOOTHING * (fuel as f32 - entry.fuel_per_turn);
+        // The first turn says more than the guess before it.
+        let weight = if entry.fresh { 1.0 } else { SMOOTHING };
+        entry.fresh = false;
+        entry.fuel_per_turn += weight * (fuel as f32 - entry.fuel_per_turn);
         let estimated = NS_PER_TURN + fuel as f32 * entry.ns_per_fuel;
         if entry.deferred > 0 {
             entry.deferred = 0;
@@ -372,7 +378,11 @@ mod tests {
     use proptest::prelude::*;
 
     /// A world of scripts whose turns cost what the test says.
-    fn run_tick(scheduler: &mut TickScheduler, cost_ns: impl Fn(Turn) -> u64, fuel_of: impl Fn(Turn) -> u64) -> (Vec<Turn>, TickClose) {
+    fn run_tick(
+        scheduler: &mut TickScheduler,
+        cost_ns: impl Fn(Turn) -> u64,
+        fuel_of: impl Fn(Turn) -> u64,
+    ) -> (Vec<Turn>, TickClose) {
         let mut elapsed = 0;
         let mut turns = Vec::new();
         scheduler.begin(0);
@@ -380,7 +390,7 @@ mod tests {
             if scheduler.wants_clock() {
                 scheduler.observe(elapsed);
             }
-            let Some(turn) = scheduler.next() else { break };
+            let Some(turn) = scheduler.next_turn() else { break };
             elapsed += cost_ns(turn);
             scheduler.record(turn, fuel_of(turn), false);
             turns.push(turn);
@@ -456,14 +466,14 @@ mod tests {
         }
         scheduler.begin(0);
         let mut stay = Vec::new();
-        while let Some(turn) = scheduler.next() {
+        while let Some(turn) = scheduler.next_turn() {
             stay.push(turn.may_stay_paused);
             scheduler.record(turn, turn.fuel.min(50_000), turn.may_stay_paused);
         }
         assert_eq!(stay, [true, true, false, false]);
         assert_eq!(scheduler.close(1_000).paused, 2);
         scheduler.begin(0);
-        let turn = scheduler.next().unwrap();
+        let turn = scheduler.next_turn().unwrap();
         assert!(turn.may_stay_paused, "who is paused already keeps its place");
     }
 
@@ -520,7 +530,7 @@ mod tests {
                 let mut before_last = 0.0f32;
                 let mut sum = 0.0f32;
                 scheduler.begin(0);
-                while let Some(turn) = scheduler.next() {
+                while let Some(turn) = scheduler.next_turn() {
                     before_last = sum;
                     sum += NS_PER_TURN + turn.fuel as f32 * NS_PER_FUEL;
                     scheduler.record(turn, turn.fuel, false);

@@ -10,8 +10,8 @@ use aether_scripting::instance::{InstanceError, RandomState};
 use aether_scripting::manifest::ScriptManifest;
 use aether_scripting::output::{InboundCall, WorldOutput};
 use aether_scripting::{
-    ActionLimiter, ActionRates, ApiError, Call, Caller, Counters, Host, HostStats, InstanceSpec, LogLine, MeteringOutcome, OnBudget, Reply, ScriptInstance,
-    ScriptModule, Vec3, WorldContext, WorldMemory,
+    ActionLimiter, ActionRates, ApiError, Call, Caller, Counters, Host, HostStats, InstanceSpec, LogLine, MeteringOutcome,
+    OnBudget, Reply, ScriptInstance, ScriptModule, Vec3, WorldContext, WorldMemory,
 };
 use aether_types::{Digest, InstanceId, ScriptId, Tick, Version, WorldId};
 use serde::{Deserialize, Serialize};
@@ -390,15 +390,20 @@ impl World {
             storage_namespace: parts.manifest.grants.storage_namespace.clone(),
         };
         // A script that comes back has its entities already: they are in the engine's part of the checkpoint.
-        let entity = parts.entity.as_ref().filter(|_| checkpoint.is_none()).map(|(prefab, position)| (prefab.as_str(), *position));
-        self.context().host.add_script(caller, entity).map_err(|error| AddError::Engine { prefab: parts.entity.as_ref().map(|(prefab, _)| prefab.clone()), error })?;
+        let entity =
+            parts.entity.as_ref().filter(|_| checkpoint.is_none()).map(|(prefab, position)| (prefab.as_str(), *position));
+        self.context()
+            .host
+            .add_script(caller, entity)
+            .map_err(|error| AddError::Engine { prefab: parts.entity.as_ref().map(|(prefab, _)| prefab.clone()), error })?;
         if checkpoint.is_some_and(|checkpoint| checkpoint.state.is_none()) {
             self.context().host.reset_script(instance);
         }
         self.next_instance = self.next_instance.max(instance.0 + 1);
         self.modules.insert(digest);
         let limits = &parts.manifest.limits;
-        let traits = ScriptTraits { priority: limits.priority, fuel: limits.fuel, may_pause: limits.on_budget == OnBudget::Pause };
+        let traits =
+            ScriptTraits { priority: limits.priority, fuel: limits.fuel, may_pause: limits.on_budget == OnBudget::Pause };
         let key = self.scheduler.add(traits);
         let saved = checkpoint.and_then(|checkpoint| checkpoint.state.clone().map(|state| (checkpoint.version, state)));
         let slot = Slot {
@@ -447,7 +452,7 @@ impl World {
             if self.scheduler.wants_clock() {
                 self.scheduler.observe(cpu() - start);
             }
-            let Some(turn) = self.scheduler.next() else { break };
+            let Some(turn) = self.scheduler.next_turn() else { break };
             self.run_turn(turn, dt, start, cpu, &mut report);
         }
         let scripts_end = cpu();
@@ -514,7 +519,11 @@ impl World {
                 if let Some(context) = &mut self.context {
                     context.host.reset_script(hot.id);
                 }
-                report.log.push(LogLine { instance: hot.id, level: 1, text: "restore_state refused the saved state: starting anew".to_owned() });
+                report.log.push(LogLine {
+                    instance: hot.id,
+                    level: 1,
+                    text: "restore_state refused the saved state: starting anew".to_owned(),
+                });
             }
             if instance.is_paused() || step.outcome.is_end() {
                 break step.outcome;
@@ -531,7 +540,11 @@ impl World {
         let ended = outcome.is_end() || (paused && !turn.may_stay_paused);
         self.scheduler.record(turn, used, paused && !ended);
         if ended {
-            let cause = if paused { "stopped: out of fuel while too many scripts of this world are paused".to_owned() } else { outcome.to_string() };
+            let cause = if paused {
+                "stopped: out of fuel while too many scripts of this world are paused".to_owned()
+            } else {
+                outcome.to_string()
+            };
             self.script_ended(turn.key, cause, report);
         }
     }
@@ -602,7 +615,8 @@ impl World {
         self.overload.observe(now_ns, used, budget);
         let (slots, scheduler) = (&self.slots, &self.scheduler);
         let running = slots.iter().flatten().filter(|slot| slot.state == ScriptState::Running);
-        let running = running.map(|slot| (slot.key, slot.parts.manifest.limits.priority, scheduler.cost_ns(slot.key) / budget as f32));
+        let running =
+            running.map(|slot| (slot.key, slot.parts.manifest.limits.priority, scheduler.cost_ns(slot.key) / budget as f32));
         report.overload = self.overload.decide(now_ns, running);
         match report.overload {
             Some(OverloadAction::Suspend(key)) => self.suspend_now(key),
@@ -628,7 +642,9 @@ impl World {
     /// An operator puts a suspended or parked script back. `false`: there is no such script.
     pub fn resume(&mut self, name: &str) -> bool {
         let resting = |key: &ScriptKey| {
-            self.slots[key.0 as usize].as_ref().is_some_and(|slot| matches!(slot.state, ScriptState::Suspended | ScriptState::Parked { .. }))
+            self.slots[key.0 as usize]
+                .as_ref()
+                .is_some_and(|slot| matches!(slot.state, ScriptState::Suspended | ScriptState::Parked { .. }))
         };
         let Some(key) = self.find(name).filter(resting) else { return false };
         self.overload.forget(key);
@@ -675,7 +691,11 @@ impl World {
         let mut report = TickReport::default();
         for key in keys {
             if !self.save(key) {
-                self.script_ended(key, format!("save_state trapped, or took more than {} fuel", self.config.save_fuel), &mut report);
+                self.script_ended(
+                    key,
+                    format!("save_state trapped, or took more than {} fuel", self.config.save_fuel),
+                    &mut report,
+                );
             }
         }
         self.ends.append(&mut report.ends);
@@ -746,7 +766,8 @@ impl World {
             .flatten()
             .map(|slot| {
                 let hot = &mut all_hot[slot.key.0 as usize];
-                let Counters { host_calls, memory_bytes } = hot.instance.as_mut().map(ScriptInstance::take_counters).unwrap_or_default();
+                let Counters { host_calls, memory_bytes } =
+                    hot.instance.as_mut().map(ScriptInstance::take_counters).unwrap_or_default();
                 let turns = std::mem::take(&mut hot.turns);
                 let paused = hot.instance.as_ref().is_some_and(ScriptInstance::is_paused);
                 let passed = (ticks as u32).wrapping_sub(std::mem::replace(&mut slot.deferrals_seen, ticks as u32));

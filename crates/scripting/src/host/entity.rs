@@ -11,7 +11,7 @@ const GROUP: HostGroup = HostGroup::Entity;
 pub(super) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
     linker.func_wrap(MODULE, "self_entity", |mut guest: Guest<'_>| -> Result<i64> {
         enter(&mut guest, GROUP, cost::ENTITY)?;
-        Ok(status64(call(&mut guest, |_, api| api.self_entity().map(|id| id.0))))
+        Ok(status64(act(&mut guest, |api| api.self_entity().map(|id| id.0))))
     })?;
     costly!(linker, fibre, MODULE, "spawn", |guest, prefab: i32, length: i32, x: f32, y: f32, z: f32| -> i64 {
         enter(guest, GROUP, cost::SPAWN)?;
@@ -22,11 +22,13 @@ pub(super) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
     });
     costly!(linker, fibre, MODULE, "destroy", |guest, entity: i64| -> i32 {
         enter(guest, GROUP, cost::SPAWN)?;
-        Ok(done(call(guest, |_, api| api.destroy_entity(entity_id(entity)))))
+        Ok(done(act(guest, |api| api.destroy_entity(entity_id(entity)))))
     });
     linker.func_wrap(MODULE, "get_kind", |mut guest: Guest<'_>, entity: i64, out: i32, capacity: i32| -> Result<i32> {
         enter(&mut guest, GROUP, cost::ENTITY + bytes(capacity, limit::NAME_BYTES))?;
-        Ok(status(call(&mut guest, |memory, api| memory.write_all_or_nothing(out, capacity, api.kind(entity_id(entity))?.as_bytes()))))
+        Ok(status(call(&mut guest, |memory, api| {
+            memory.write_all_or_nothing(out, capacity, api.kind(entity_id(entity))?.as_bytes())
+        })))
     })?;
     linker.func_wrap(MODULE, "get_position", |mut guest: Guest<'_>, entity: i64, out: i32| -> Result<i32> {
         enter(&mut guest, GROUP, cost::ENTITY)?;
@@ -34,11 +36,11 @@ pub(super) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
     })?;
     linker.func_wrap(MODULE, "set_position", |mut guest: Guest<'_>, entity: i64, x: f32, y: f32, z: f32| -> Result<i32> {
         enter(&mut guest, GROUP, cost::ENTITY)?;
-        Ok(done(call(&mut guest, |_, api| api.set_position(entity_id(entity), vec3(x, y, z)))))
+        Ok(done(act(&mut guest, |api| api.set_position(entity_id(entity), vec3(x, y, z)))))
     })?;
     linker.func_wrap(MODULE, "set_yaw", |mut guest: Guest<'_>, entity: i64, yaw: f32| -> Result<i32> {
         enter(&mut guest, GROUP, cost::ENTITY)?;
-        Ok(done(call(&mut guest, |_, api| api.set_yaw(entity_id(entity), yaw))))
+        Ok(done(act(&mut guest, |api| api.set_yaw(entity_id(entity), yaw))))
     })?;
     link_batches(linker, fibre)?;
     link_components(linker, fibre)?;
@@ -95,14 +97,24 @@ fn link_batches(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
 }
 
 fn link_components(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
-    linker.func_wrap(MODULE, "get_component", |mut guest: Guest<'_>, entity: i64, name: i32, length: i32, out: i32, capacity: i32| -> Result<i32> {
-        enter(&mut guest, GROUP, cost::ENTITY + bytes(length, limit::NAME_BYTES) + bytes(capacity, limit::COMPONENT_BYTES))?;
-        Ok(status(call(&mut guest, |memory, api| {
-            let value = api.component(entity_id(entity), memory.text(name, length, limit::NAME_BYTES)?)?;
-            memory.write_all_or_nothing(out, capacity, value)
-        })))
-    })?;
-    costly!(linker, fibre, MODULE, "set_component", |guest, entity: i64, name: i32, length: i32, value: i32, value_length: i32| -> i32 {
+    linker.func_wrap(
+        MODULE,
+        "get_component",
+        |mut guest: Guest<'_>, entity: i64, name: i32, length: i32, out: i32, capacity: i32| -> Result<i32> {
+            enter(&mut guest, GROUP, cost::ENTITY + bytes(length, limit::NAME_BYTES) + bytes(capacity, limit::COMPONENT_BYTES))?;
+            Ok(status(call(&mut guest, |memory, api| {
+                let value = api.component(entity_id(entity), memory.text(name, length, limit::NAME_BYTES)?)?;
+                memory.write_all_or_nothing(out, capacity, value)
+            })))
+        },
+    )?;
+    costly!(linker, fibre, MODULE, "set_component", |guest,
+                                                     entity: i64,
+                                                     name: i32,
+                                                     length: i32,
+                                                     value: i32,
+                                                     value_length: i32|
+     -> i32 {
         enter(guest, GROUP, cost::ENTITY + bytes(length, limit::NAME_BYTES) + bytes(value_length, limit::COMPONENT_BYTES))?;
         Ok(done(call(guest, |memory, api| {
             let value = memory.bytes(value, value_length, limit::COMPONENT_BYTES)?;
@@ -111,7 +123,9 @@ fn link_components(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
     });
     linker.func_wrap(MODULE, "remove_component", |mut guest: Guest<'_>, entity: i64, name: i32, length: i32| -> Result<i32> {
         enter(&mut guest, GROUP, cost::ENTITY + bytes(length, limit::NAME_BYTES))?;
-        Ok(done(call(&mut guest, |memory, api| api.remove_component(entity_id(entity), memory.text(name, length, limit::NAME_BYTES)?))))
+        Ok(done(call(&mut guest, |memory, api| {
+            api.remove_component(entity_id(entity), memory.text(name, length, limit::NAME_BYTES)?)
+        })))
     })?;
     Ok(())
 }
@@ -119,14 +133,25 @@ fn link_components(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
 fn link_queries(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
     costly!(linker, fibre, MODULE, "query_kind", |guest, kind: i32, length: i32, out: i32, capacity: i32| -> i32 {
         enter(guest, GROUP, cost::QUERY)?;
-        write_entities(guest, out, capacity, |memory, api, found| api.query_kind(memory.text(kind, length, limit::NAME_BYTES)?, found))
+        write_entities(guest, out, capacity, |memory, api, found| {
+            api.query_kind(memory.text(kind, length, limit::NAME_BYTES)?, found)
+        })
     });
-    costly!(linker, fibre, MODULE, "query_radius", |guest, x: f32, y: f32, z: f32, radius: f32, kind: i32, length: i32, out: i32, capacity: i32| -> i32 {
-            enter(guest, GROUP, cost::QUERY)?;
-            write_entities(guest, out, capacity, |memory, api, found| {
-                api.query_radius(vec3(x, y, z), radius, memory.text(kind, length, limit::NAME_BYTES)?, found)
-            })
-        });
+    costly!(linker, fibre, MODULE, "query_radius", |guest,
+                                                    x: f32,
+                                                    y: f32,
+                                                    z: f32,
+                                                    radius: f32,
+                                                    kind: i32,
+                                                    length: i32,
+                                                    out: i32,
+                                                    capacity: i32|
+     -> i32 {
+        enter(guest, GROUP, cost::QUERY)?;
+        write_entities(guest, out, capacity, |memory, api, found| {
+            api.query_radius(vec3(x, y, z), radius, memory.text(kind, length, limit::NAME_BYTES)?, found)
+        })
+    });
     costly!(linker, fibre, MODULE, "nearest", |guest, x: f32, y: f32, z: f32, radius: f32, kind: i32, length: i32| -> i64 {
         enter(guest, GROUP, cost::QUERY)?;
         let mut looked = 0;

@@ -75,8 +75,14 @@ pub(crate) fn charge(guest: &mut Guest<'_>, fuel: u64) -> Result<()> {
         fibre.in_call += fuel;
         return Ok(());
     }
-    let left = guest.get_fuel()?;
-    match left.checked_sub(fuel) {
+    // Reading and setting fuel takes longer than most host calls: small charges are put together.
+    let own = &mut guest.data_mut().own;
+    own.charged += fuel;
+    if own.charged < CHARGE_AT_ONCE {
+        return Ok(());
+    }
+    let charged = std::mem::take(&mut own.charged);
+    match guest.get_fuel()?.checked_sub(charged) {
         Some(rest) => guest.set_fuel(rest),
         None => {
             guest.set_fuel(0)?;
@@ -84,6 +90,9 @@ pub(crate) fn charge(guest: &mut Guest<'_>, fuel: u64) -> Result<()> {
         }
     }
 }
+
+/// A script that is called synchronously may be this much past its fuel, besides one host call.
+const CHARGE_AT_ONCE: u64 = 1_000;
 
 /// On a fibre: end the call if its whole fuel is spent, yield if host work has used up the slice.
 pub(crate) async fn settle(guest: &mut Guest<'_>) -> Result<()> {
@@ -108,36 +117,53 @@ pub(crate) async fn settle(guest: &mut Guest<'_>) -> Result<()> {
 
 /// Run `f` on the script's memory and the host behind the script's limits.
 #[inline]
-pub(crate) fn call<R>(guest: &mut Guest<'_>, f: impl FnOnce(&mut GuestMemory<'_>, &mut Limited<'_>) -> ApiResult<R>) -> ApiResult<R> {
-    with_world(guest, |memory, world, own| {
-        let mut api = Limited {
-            host: &mut *world.host,
-            script: &mut own.limiter,
-            world: &mut world.limiter,
-            groups: own.groups,
-            now_ns: world.now_ns,
-        };
-        f(memory, &mut api)
-    })
+pub(crate) fn call<R>(
+    guest: &mut Guest<'_>,
+    f: impl FnOnce(&mut GuestMemory<'_>, &mut Limited<'_>) -> ApiResult<R>,
+) -> ApiResult<R> {
+    with_world(guest, |memory, world, own| f(memory, &mut limited(world, own)))
 }
 
-/// Run `f` on the script's memory, the world and what is the script's own. Without a world (while an instance is built, its
-/// start function may call) everything is [`ApiError::Unsupported`].
+/// The same for a function that does not look at the script's memory: finding that costs as much as a small host call.
 #[inline]
-pub(crate) fn with_world<R>(guest: &mut Guest<'_>, f: impl FnOnce(&mut GuestMemory<'_>, &mut WorldContext, &mut Own) -> ApiResult<R>) -> ApiResult<R> {
+pub(crate) fn act<R>(guest: &mut Guest<'_>, f: impl FnOnce(&mut Limited<'_>) -> ApiResult<R>) -> ApiResult<R> {
+    let data = guest.data_mut();
+    in_world(&mut data.world, |world| f(&mut limited(world, &mut data.own)))
+}
+
+#[inline]
+fn limited<'a>(world: &'a mut WorldContext, own: &'a mut Own) -> Limited<'a> {
+    Limited {
+        host: &mut *world.host,
+        script: &mut own.limiter,
+        world: &mut world.limiter,
+        groups: own.groups,
+        now_ns: world.now_ns,
+    }
+}
+
+/// Without a world (while an instance is built, its start function may call) everything is [`ApiError::Unsupported`].
+#[inline]
+fn in_world<R>(slot: &mut WorldSlot, f: impl FnOnce(&mut WorldContext) -> ApiResult<R>) -> ApiResult<R> {
+    match slot {
+        WorldSlot::Lent(Some(world)) => f(world),
+        WorldSlot::Lent(None) => Err(ApiError::Unsupported),
+        WorldSlot::Shared(exchange) => exchange.borrow_mut().lent.as_mut().map_or(Err(ApiError::Unsupported), |world| f(world)),
+    }
+}
+
+/// Run `f` on the script's memory, the world and what is the script's own.
+#[inline]
+pub(crate) fn with_world<R>(
+    guest: &mut Guest<'_>,
+    f: impl FnOnce(&mut GuestMemory<'_>, &mut WorldContext, &mut Own) -> ApiResult<R>,
+) -> ApiResult<R> {
     let (bytes, data) = match guest.data().memory {
         Some(memory) => memory.data_and_store_mut(guest),
         None => (&mut [][..], guest.data_mut()),
     };
     let mut memory = GuestMemory(bytes);
-    match &mut data.world {
-        WorldSlot::Lent(Some(world)) => f(&mut memory, world, &mut data.own),
-        WorldSlot::Lent(None) => Err(ApiError::Unsupported),
-        WorldSlot::Shared(exchange) => match exchange.borrow_mut().lent.as_mut() {
-            Some(world) => f(&mut memory, world, &mut data.own),
-            None => Err(ApiError::Unsupported),
-        },
-    }
+    in_world(&mut data.world, |world| f(&mut memory, world, &mut data.own))
 }
 
 /// Lowers a result to `i32`: a value that is not negative, or an error's code.

@@ -57,7 +57,8 @@ pub(super) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
 }
 
 fn fuel_left(guest: &Guest<'_>) -> Result<u64> {
-    let charged = guest.data().own.fibre.as_ref().map_or(0, |fibre| fibre.since_yield);
+    let own = &guest.data().own;
+    let charged = own.fibre.as_ref().map_or(own.charged, |fibre| fibre.in_call);
     Ok(guest.get_fuel()?.saturating_sub(charged))
 }
 
