@@ -51,7 +51,7 @@ pub(crate) struct Host {
 
 /// A thread that ticks its scripts one after the other needs no lock; a fibre that may move between threads needs one.
 enum Positions {
-    Own(Option<Box<Vec<[f32; 3]>>>),
+    Own(Option<Vec<[f32; 3]>>),
     Shared(Arc<Mutex<Vec<[f32; 3]>>>),
 }
 
@@ -138,7 +138,7 @@ impl Starter {
 /// Scripts in a loop.
 pub(crate) struct World {
     scripts: Vec<Script>,
-    positions: Option<Box<Vec<[f32; 3]>>>,
+    positions: Option<Vec<[f32; 3]>>,
     pause: bool,
 }
 
@@ -153,7 +153,7 @@ impl World {
                 script
             })
             .collect();
-        World { positions: Some(Box::new(vec![[0.0; 3]; scripts.len()])), scripts, pause }
+        World { positions: Some(vec![[0.0; 3]; scripts.len()]), scripts, pause }
     }
 
     pub(crate) fn tick(&mut self) {

@@ -55,7 +55,7 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
     let mut view: Box<dyn View> =
         if terminal { Box::new(view::Terminal::open()?) } else { Box::new(view::Lines::new(args.json)) };
     let mut all_ended = false;
-    while signals.load(Ordering::Relaxed) == 0 && !deadline.is_some_and(|deadline| Instant::now() >= deadline) && !all_ended {
+    while signals.load(Ordering::Relaxed) == 0 && deadline.is_none_or(|deadline| Instant::now() < deadline) && !all_ended {
         let status = node.status();
         all_ended =
             !status.worlds.is_empty() && status.worlds.iter().all(|world| matches!(world.state, WorldState::Ended { .. }));

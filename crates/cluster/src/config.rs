@@ -384,15 +384,19 @@ mod tests {
             [[world]]
             name = "Town Hall"
             [[world.script]]
-            script = "guard"
+            script = "thief"
             count = 0
             [[world.script]]
             script = "guard"
+            count = 2
+            [[world.script]]
+            script = "guard"
+            name = "guard-2"
         "#;
         let error = toml::from_str::<NodeConfig>(text).unwrap().check().unwrap_err();
         let fields: Vec<_> = error.0.iter().map(|e| e.field.as_str()).collect();
         for wanted in
-            ["limits.tick_hz", "limits.resume_below", "world[0].name", "world[0].script[0].count", "world[0].script[1].name"]
+            ["limits.tick_hz", "limits.resume_below", "world[0].name", "world[0].script[0].count", "world[0].script[2].name"]
         {
             assert!(fields.contains(&wanted), "{wanted} in {fields:?}");
         }
