@@ -5,9 +5,9 @@ use aether_scripting::abi::IMPORTS;
 use aether_scripting::instance::thread_cpu_ns;
 use aether_scripting::sandbox::PoolSize;
 use aether_scripting::{
-    ActionLimiter, ActionRates, AotTarget, Call, Caller, EntityApi, Host, InstanceId, InstanceSpec, MeteringOutcome, OnBudget,
-    Reply, ScriptId, ScriptInstance, ScriptManifest, ScriptModule, ServerRuntime, ServerRuntimeConfig, Vec3, Version,
-    WorldContext, WorldMemory,
+    ActionLimiter, ActionRates, AotTarget, Call, Caller, Host, InstanceId, InstanceSpec, MeteringOutcome, OnBudget, Reply,
+    ScriptId, ScriptInstance, ScriptManifest, ScriptModule, ServerRuntime, ServerRuntimeConfig, Vec3, Version, WorldContext,
+    WorldMemory,
 };
 use aether_types::WorldId;
 use aether_world_runtime::{AddError, ScriptKey, ScriptParts, ScriptStatus, TickReport, World, WorldConfig};

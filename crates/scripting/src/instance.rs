@@ -328,6 +328,15 @@ impl ScriptInstance {
         Ok(ScriptInstance { body, paused: false, ended: false })
     }
 
+    /// Look at what a call begins with, so that it is in the cache when the call comes.
+    #[inline]
+    pub fn touch(&self) {
+        match &self.body {
+            Body::Sync(body) => std::hint::black_box(body.store.data().own.calls),
+            Body::Fibre(fibre) => std::hint::black_box(fibre.exchange.borrow().polls),
+        };
+    }
+
     /// Whether a call is paused in the middle.
     pub fn is_paused(&self) -> bool {
         self.paused
@@ -350,9 +359,9 @@ impl ScriptInstance {
         debug_assert!(!self.paused && !self.ended, "a paused instance is resumed, an ended one is rebuilt");
         match &mut self.body {
             Body::Sync(body) => {
-                let (outcome, fuel, reply) = run_sync(body, world, call, fuel);
-                self.ended = outcome.is_end();
-                Step { outcome, fuel, reply }
+                let step = run_sync(body, world, call, fuel);
+                self.ended = step.outcome.is_end();
+                step
             }
             Body::Fibre(fibre) => {
                 fibre.exchange.borrow_mut().call = Some(call);
@@ -360,6 +369,21 @@ impl ScriptInstance {
                 self.poll(world)
             }
         }
+    }
+
+    /// `on_tick` of a script that cannot pause, the call that there are thousands of in a tick; `None`: it is on a fibre.
+    #[inline]
+    pub fn run_tick(&mut self, world: &mut Option<Box<WorldContext>>, dt: f32, fuel: u64) -> Option<(MeteringOutcome, u64)> {
+        let Body::Sync(body) = &mut self.body else { return None };
+        let SyncBody { store, on_tick, .. } = &mut **body;
+        let Some(on_tick) = on_tick else { return Some((MeteringOutcome::Completed, 0)) };
+        let (result, fuel) = metered(store, world, fuel, |store| on_tick.call(&mut *store, dt));
+        let outcome = match result {
+            Ok(()) => MeteringOutcome::Completed,
+            Err(error) => outcome_of(&error),
+        };
+        self.ended = outcome.is_end();
+        Some((outcome, fuel))
     }
 
     /// Go on with a paused call for another quantum.
@@ -498,35 +522,44 @@ pub fn thread_cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Lend the world, run `f`, take the world back; what it used, host functions included.
 #[inline]
-fn run_sync(body: &mut SyncBody, world: &mut Option<Box<WorldContext>>, call: Call, fuel: u64) -> (MeteringOutcome, u64, Reply) {
-    let SyncBody { store, on_tick, exports } = body;
+fn metered<R>(
+    store: &mut Store<ScriptData>,
+    world: &mut Option<Box<WorldContext>>,
+    fuel: u64,
+    f: impl FnOnce(&mut Store<ScriptData>) -> wasmtime::Result<R>,
+) -> (wasmtime::Result<R>, u64) {
     let data = store.data_mut();
     if let WorldSlot::Lent(lent) = &mut data.world {
-        *lent = world.take();
+        std::mem::swap(lent, world);
     }
     data.own.calls += 1;
     store.set_epoch_deadline(1);
-    let result = store.set_fuel(fuel).and_then(|()| match (&call, &*on_tick) {
-        // The one that is called a thousand times a tick.
-        (Call::Tick(dt), Some(on_tick)) => on_tick.call(&mut *store, *dt).map(|()| Reply::None),
-        _ => {
-            let performed = pin!(perform(store, exports, call, false));
-            match performed.poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(result) => result,
-                Poll::Pending => unreachable!("nothing waits in a call that is not on a fibre"),
-            }
-        }
-    });
+    let result = match store.set_fuel(fuel) {
+        Ok(()) => f(store),
+        Err(error) => Err(error),
+    };
     let left = store.get_fuel().unwrap_or(0);
     let data = store.data_mut();
-    let used = fuel - left.min(fuel) + std::mem::take(&mut data.own.charged);
     if let WorldSlot::Lent(lent) = &mut data.world {
-        *world = lent.take();
+        std::mem::swap(lent, world);
     }
+    (result, fuel - left.min(fuel) + std::mem::take(&mut data.own.charged))
+}
+
+fn run_sync(body: &mut SyncBody, world: &mut Option<Box<WorldContext>>, call: Call, fuel: u64) -> Step {
+    let SyncBody { store, exports, .. } = body;
+    let (result, fuel) = metered(store, world, fuel, |store| {
+        let performed = pin!(perform(store, exports, call, false));
+        match performed.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => result,
+            Poll::Pending => unreachable!("nothing waits in a call that is not on a fibre"),
+        }
+    });
     match result {
-        Ok(reply) => (MeteringOutcome::Completed, used, reply),
-        Err(error) => (outcome_of(&error), used, Reply::None),
+        Ok(reply) => Step { outcome: MeteringOutcome::Completed, fuel, reply },
+        Err(error) => Step { outcome: outcome_of(&error), fuel, reply: Reply::None },
     }
 }
 

@@ -312,6 +312,12 @@ impl TickScheduler {
         }
     }
 
+    /// Who comes after the turn that was given out last, if the budget holds.
+    #[inline]
+    pub fn peek(&self) -> Option<ScriptKey> {
+        self.order.get(self.cursor).copied()
+    }
+
     /// What a turn used, and whether the script is paused now.
     #[inline]
     pub fn record(&mut self, turn: Turn, fuel: u64, paused: bool) {
