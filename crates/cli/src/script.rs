@@ -86,6 +86,7 @@ fn runtime_for(manifest: &ScriptManifest) -> Result<ClientRuntime, Box<dyn std::
     let config = ClientRuntimeConfig {
         memory_mb: manifest.limits.memory_mb,
         syscalls: manifest.policy().syscall_policy,
+        host_costs: true,
         ..ClientRuntimeConfig::from_env()
     };
     Ok(ClientRuntime::new(config)?)

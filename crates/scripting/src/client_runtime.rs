@@ -28,6 +28,8 @@ pub struct ClientRuntimeConfig {
     pub memory_mb: u64,
     /// System calls that scripts may import.
     pub syscalls: SyscallPolicy,
+    /// Whether host calls cost what they cost on a server; else each counts as one instruction.
+    pub host_costs: bool,
     /// Variables that could not be read; [`ClientRuntime::new`] reports the first.
     pub problems: Vec<SettingError>,
 }
@@ -39,6 +41,7 @@ impl Default for ClientRuntimeConfig {
             max_vars: 1_024,
             memory_mb: 64,
             syscalls: SyscallPolicy::deny_all(),
+            host_costs: false,
             problems: Vec::new(),
         }
     }
@@ -142,7 +145,9 @@ impl ClientRuntime {
         self.check(bytes)?;
         let module =
             Module::new(&self.engine, compile::to_binary(bytes)?).map_err(|error| ClientError::Engine(format!("{error:#}")))?;
-        Ok(Arc::new(ScriptModule::link(&self.engine, &self.linkers, module, found, SlotClass::Large)?))
+        let mut module = ScriptModule::link(&self.engine, &self.linkers, module, found, SlotClass::Large)?;
+        module.counts_calls = !self.config.host_costs;
+        Ok(Arc::new(module))
     }
 
     /// The policy that follows from the settings.

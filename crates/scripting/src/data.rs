@@ -193,6 +193,8 @@ pub(crate) struct Own {
     pub limiter: Box<ActionLimiter>,
     pub host_calls: [u32; 7],
     pub random: Pcg64Mcg,
+    /// On a client a host call counts as one instruction, whatever it does.
+    pub counts_calls: bool,
     /// Host work of a script that is called synchronously, not yet taken off its fuel.
     pub charged: u64,
     /// Set for a script on a fibre: its host calls are charged beside fuel, since setting fuel would restart its slice.

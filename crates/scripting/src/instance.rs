@@ -287,6 +287,7 @@ impl ScriptInstance {
                 }),
                 host_calls: [0; 7],
                 random: spec.random.clone().map_or_else(|| Pcg64Mcg::seed_from_u64(spec.seed), |RandomState(random)| random),
+                counts_calls: module.counts_calls,
                 charged: 0,
                 fibre: None,
                 backstop: (0, u64::MAX),

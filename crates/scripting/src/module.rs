@@ -182,6 +182,8 @@ pub struct ScriptModule {
     pub(crate) initial_memory_bytes: u64,
     source_digest: Digest,
     class: SlotClass,
+    /// See [`crate::client_runtime::ClientRuntimeConfig::host_costs`].
+    pub(crate) counts_calls: bool,
     /// WASI imports, none for a script that was written for Aether.
     pub(crate) syscalls: Vec<String>,
 }
@@ -220,7 +222,17 @@ impl ScriptModule {
         };
         let pre = linkers.sync.instantiate_pre(&module).map_err(engine_error)?;
         let fibre_pre = linkers.fibre.instantiate_pre(&module).map_err(engine_error)?;
-        Ok(ScriptModule { engine: engine.clone(), pre, fibre_pre, exports, initial_memory_bytes, source_digest, class, syscalls })
+        Ok(ScriptModule {
+            engine: engine.clone(),
+            pre,
+            fibre_pre,
+            exports,
+            initial_memory_bytes,
+            source_digest,
+            class,
+            counts_calls: false,
+            syscalls,
+        })
     }
 
     /// SHA-256 of the wasm.

@@ -528,15 +528,14 @@ pub(crate) fn execute(
     if let Some(world) = &mut world {
         world.host.enter(InstanceId(1));
     }
-    let mut fuel = policy.fuel_budget;
-    let mut step = instance.run(&mut world, Call::Start, fuel);
-    fuel -= step.fuel;
+    let mut step = instance.run(&mut world, Call::Start, policy.fuel_budget);
+    let mut fuel_used = step.fuel;
     if step.outcome == MeteringOutcome::Completed {
-        step = instance.run(&mut world, Call::Tick(0.0), fuel);
-        fuel -= step.fuel;
+        // Host work may be a little past the budget: then there is nothing left, not less than nothing.
+        step = instance.run(&mut world, Call::Tick(0.0), policy.fuel_budget.saturating_sub(fuel_used));
+        fuel_used += step.fuel;
     }
     let (log, host) = world.map_or((Vec::new(), None), |world| (world.log, Some(world.host)));
-    let report =
-        ExecutionReport { outcome: step.outcome, fuel_used: policy.fuel_budget - fuel, counters: instance.take_counters(), log };
+    let report = ExecutionReport { outcome: step.outcome, fuel_used, counters: instance.take_counters(), log };
     Ok((report, host))
 }

@@ -77,7 +77,7 @@ pub(crate) fn charge(guest: &mut Guest<'_>, fuel: u64) -> Result<()> {
     }
     // Reading and setting fuel takes longer than most host calls: small charges are put together.
     let own = &mut guest.data_mut().own;
-    own.charged += fuel;
+    own.charged += if own.counts_calls { 1 } else { fuel };
     if own.charged < CHARGE_AT_ONCE {
         return Ok(());
     }
