@@ -8,6 +8,7 @@ mod abi;
 mod cli;
 mod hostile;
 mod layers;
+mod metering;
 mod seed_api;
 mod support;
 mod town;

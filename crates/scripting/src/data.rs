@@ -152,6 +152,8 @@ pub(crate) struct Exchange {
     pub ended: Option<Ended>,
     /// Counts polls: the clock of a slice begins anew with each.
     pub polls: u64,
+    /// What host functions were charged in the call that runs.
+    pub charged: u64,
     /// Set by a host function that yields.
     pub yielded: Option<HostYield>,
     /// Host calls and memory.
@@ -164,8 +166,6 @@ pub(crate) struct Exchange {
 pub(crate) struct HostYield {
     /// Of its whole fuel, what wasm has not used.
     pub fuel_left: u64,
-    /// What host functions were charged.
-    pub charged: u64,
 }
 
 /// Host calls by group, since they were last taken.

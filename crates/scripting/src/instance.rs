@@ -226,8 +226,6 @@ struct FibreMeter {
     boundary: u64,
     /// Fuel that wasm had left when it paused.
     left: u64,
-    /// What host functions had been charged then, as far as it is known.
-    charged: u64,
     /// Fuel reported for the call.
     reported: u64,
 }
@@ -235,19 +233,19 @@ struct FibreMeter {
 impl FibreMeter {
     fn begin(&mut self) {
         (self.boundary, self.left) = (self.total.saturating_sub(self.quantum), self.total);
-        (self.charged, self.reported) = (0, 0);
+        self.reported = 0;
     }
 
-    /// The call paused: fuel used since the last time.
-    fn paused(&mut self, yielded: Option<HostYield>) -> u64 {
+    /// The call paused: fuel used since the last time. `charged`: what host functions were charged in the whole call.
+    fn paused(&mut self, yielded: Option<HostYield>, charged: u64) -> u64 {
         match yielded {
-            Some(HostYield { fuel_left, charged }) => (self.left, self.charged) = (fuel_left, charged),
+            Some(HostYield { fuel_left }) => self.left = fuel_left,
             None => {
                 self.left = self.boundary;
                 self.boundary = self.boundary.saturating_sub(self.quantum);
             }
         }
-        self.report(self.total - self.left + self.charged)
+        self.report(self.total - self.left + charged)
     }
 
     fn report(&mut self, used: u64) -> u64 {
@@ -365,7 +363,11 @@ impl ScriptInstance {
                 step
             }
             Body::Fibre(fibre) => {
-                fibre.exchange.borrow_mut().call = Some(call);
+                {
+                    let mut exchange = fibre.exchange.borrow_mut();
+                    exchange.call = Some(call);
+                    exchange.charged = 0;
+                }
                 fibre.meter.begin();
                 self.poll(world)
             }
@@ -414,7 +416,8 @@ impl ScriptInstance {
             }
             None => {
                 self.paused = true;
-                let fuel = meter.paused(exchange.yielded.take());
+                let charged = exchange.charged;
+                let fuel = meter.paused(exchange.yielded.take(), charged);
                 let outcome = MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: true };
                 Step { outcome, fuel, reply: Reply::None }
             }

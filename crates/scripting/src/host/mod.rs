@@ -69,14 +69,18 @@ pub(crate) fn enter(guest: &mut Guest<'_>, group: HostGroup, fuel: u64) -> Resul
 /// Charge fuel for work that the host does.
 #[inline]
 pub(crate) fn charge(guest: &mut Guest<'_>, fuel: u64) -> Result<()> {
-    if let Some(fibre) = &mut guest.data_mut().own.fibre {
+    let data = guest.data_mut();
+    if let Some(fibre) = &mut data.own.fibre {
         // Setting fuel here would restart the slice: it is counted beside, and settled by `settle`.
         fibre.since_yield += fuel;
         fibre.in_call += fuel;
+        if let WorldSlot::Shared(exchange) = &data.world {
+            exchange.borrow_mut().charged = fibre.in_call;
+        }
         return Ok(());
     }
     // Reading and setting fuel takes longer than most host calls: small charges are put together.
-    let own = &mut guest.data_mut().own;
+    let own = &mut data.own;
     own.charged += if own.counts_calls { 1 } else { fuel };
     if own.charged < CHARGE_AT_ONCE {
         return Ok(());
@@ -106,9 +110,8 @@ pub(crate) async fn settle(guest: &mut Guest<'_>) -> Result<()> {
         return Ok(());
     }
     fibre.since_yield = 0;
-    let charged = fibre.in_call;
     if let WorldSlot::Shared(exchange) = &data.world {
-        exchange.borrow_mut().yielded = Some(HostYield { fuel_left: left, charged });
+        exchange.borrow_mut().yielded = Some(HostYield { fuel_left: left });
     }
     let mut yielded = false;
     std::future::poll_fn(|_| if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending }).await;
