@@ -144,7 +144,6 @@ struct TokenBucket {
 pub struct ActionLimiter {
     rates: [f32; 7],
     buckets: [TokenBucket; 7],
-    refused: [u32; 7],
 }
 
 impl ActionLimiter {
@@ -152,13 +151,13 @@ impl ActionLimiter {
     pub fn new(rates: &ActionRates) -> ActionLimiter {
         let rates = rates.as_array();
         let buckets = rates.map(|rate| TokenBucket { tokens: capacity(rate), refilled_ns: 0 });
-        ActionLimiter { rates, buckets, refused: [0; 7] }
+        ActionLimiter { rates, buckets }
     }
 
     /// Empty buckets at this time.
     pub fn drained(rates: &ActionRates, now_ns: u64) -> ActionLimiter {
         let rates = rates.as_array();
-        ActionLimiter { rates, buckets: [TokenBucket { tokens: 0.0, refilled_ns: now_ns }; 7], refused: [0; 7] }
+        ActionLimiter { rates, buckets: [TokenBucket { tokens: 0.0, refilled_ns: now_ns }; 7] }
     }
 
     /// What is left of an allowance at this time of the world's clock.
@@ -175,11 +174,6 @@ impl ActionLimiter {
 
     fn take(&mut self, action: RateLimitedAction, amount: f32) {
         self.buckets[action as usize].tokens -= amount;
-    }
-
-    /// How often each action was refused since the last time this was asked, in the order of [`RateLimitedAction::ALL`].
-    pub fn take_refused(&mut self) -> [u32; 7] {
-        std::mem::take(&mut self.refused)
     }
 }
 
@@ -198,7 +192,6 @@ pub fn take(
 ) -> Result<(), ActionRateLimited> {
     for (limiter, scope) in [(&mut *script, RateLimitScope::Script), (&mut *world, RateLimitScope::World)] {
         if limiter.left(action, now_ns) < amount {
-            limiter.refused[action as usize] = limiter.refused[action as usize].saturating_add(1);
             return Err(ActionRateLimited { action, scope });
         }
     }
