@@ -15,7 +15,8 @@ use wasmtime::{
 /// The product's settings, with wasmtime's own operator costs: they do not change what this module's instructions take.
 pub(crate) fn config(fuel: bool, nans: bool) -> Config {
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_core_instances(11_500).total_memories(11_500).total_tables(11_500).total_stacks(11_500);
+    let slots = crate::slots();
+    pool.total_core_instances(slots).total_memories(slots).total_tables(slots).total_stacks(slots);
     pool.max_memory_size(4 << 20)
         .table_elements(10_000)
         .max_core_instance_size(64 << 10)

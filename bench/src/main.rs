@@ -39,6 +39,15 @@ fn interleave(rounds: usize, rows: &mut [&mut dyn FnMut() -> f64]) -> Vec<f64> {
     times.iter_mut().map(|times| median(times)).collect()
 }
 
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Instances that a pool must hold. A profiler may not bear many mappings: `SCRIPTS` bounds them.
+fn slots() -> u32 {
+    number("SCRIPTS").unwrap_or(10_000) as u32 + 1_500
+}
+
 fn row(name: impl Display, ns: f64, bare: f64) {
     println!("| {name} | {ns:.1} | {:.2} |", ns / bare);
 }
@@ -53,10 +62,19 @@ fn main() {
         tick(true);
     }
     if parts.iter().any(|p| p == "profile") {
-        // For a profiler: nothing but ticks of the product.
-        let mut world = product::world(1_000, parts.iter().any(|p| p == "pause"), product::MOVER);
-        let ticks = std::env::var("TICKS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000u64);
-        (1..=ticks).for_each(|tick| drop(world.tick(tick * 50_000_000, 0.05, &mut cpu_ns)));
+        // For a profiler: nothing but ticks of the product, or of the bare loop.
+        let pause = parts.iter().any(|p| p == "fibres");
+        let (ticks, scripts) = (number("TICKS").unwrap_or(20_000), number("SCRIPTS").unwrap_or(1_000));
+        if parts.iter().any(|p| p == "bare") {
+            let mut bare = bare::World::new(scripts as usize, pause);
+            (1..=ticks).for_each(|_| bare.tick());
+            return;
+        }
+        let mut world = product::world(scripts as usize, pause, product::MOVER);
+        // Under valgrind the CPU clock of a thread is not to be had.
+        let started = std::time::Instant::now();
+        let mut clock = || started.elapsed().as_nanos() as u64 / 100;
+        (1..=ticks).for_each(|tick| drop(world.tick(tick * 50_000_000, 0.05, &mut clock)));
         return;
     }
     if wanted("start") {
@@ -77,7 +95,7 @@ fn tick(pause: bool) {
     );
     println!("| scripts | bare wasmtime | Aether: world, scheduler, engine | ratio | turns missed |\n|---|---|---|---|---|");
     // One size by `SCRIPTS=N`, for profilers.
-    let sizes = std::env::var("SCRIPTS").ok().and_then(|n| n.parse().ok()).map_or(vec![100usize, 1_000, 10_000], |n| vec![n]);
+    let sizes = number("SCRIPTS").map_or(vec![100usize, 1_000, 10_000], |n| vec![n as usize]);
     for scripts in sizes {
         let mut bare = bare::World::new(scripts, pause);
         let mut world = product::world(scripts, pause, product::MOVER);

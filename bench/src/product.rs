@@ -38,7 +38,7 @@ fn runtime() -> &'static ServerRuntime {
     RUNTIME.get_or_init(|| {
         let config = ServerRuntimeConfig {
             aot_cache_dir: std::env::temp_dir().join("aether-bench-cache"),
-            pool: PoolSize { small: 11_500, large: 1 },
+            pool: PoolSize { small: crate::slots(), large: 1 },
             ..ServerRuntimeConfig::default()
         };
         ServerRuntime::new(config).unwrap()

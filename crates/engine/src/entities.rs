@@ -39,6 +39,15 @@ pub(crate) struct Entity {
 }
 
 impl Entity {
+    /// Set the position. `false`: it may have left its cell, and [`Entities::change_cell`] must be called.
+    #[inline]
+    pub fn move_within_cell(&mut self, position: Vec3) -> bool {
+        self.position = position;
+        // Without rounding, which is a function call on older machines.
+        let (x, z) = (position.x * (1.0 / CELL) - f32::from(self.cell.0), position.z * (1.0 / CELL) - f32::from(self.cell.1));
+        x >= 0.0 && x < 1.0 && z >= 0.0 && z < 1.0
+    }
+
     pub fn component_bytes(&self) -> usize {
         self.components.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
@@ -130,12 +139,20 @@ impl Entities {
     /// Move an entity. Only a crossed border touches the grid.
     #[inline]
     pub fn set_position(&mut self, id: EntityId, position: Vec3) {
+        let Some(entity) = self.get_mut(id) else { return };
+        if !entity.move_within_cell(position) {
+            self.change_cell(id);
+        }
+    }
+
+    /// An entity has left its cell: put it into the list of the one where it is now.
+    #[cold]
+    pub fn change_cell(&mut self, id: EntityId) {
         let key = key_of(id);
         let Some(entity) = self.slots.get_mut(key) else { return };
-        entity.position = position;
-        let (old, new) = (entity.cell, cell_of(position));
+        let new = cell_of(entity.position);
+        let old = std::mem::replace(&mut entity.cell, new);
         if old != new {
-            entity.cell = new;
             self.leave_cell(key, old);
             self.grid.entry(new).or_default().push(key);
         }

@@ -12,9 +12,10 @@ impl Engine {
     pub(crate) fn own_entity(&mut self, id: EntityId) -> ApiResult<&mut Entity> {
         let entity = self.entities.get_mut(id).ok_or(ApiError::NotFound)?;
         let rights = self.callers.rights()?;
-        if rights.kinds.contains(entity.kind) || rights.self_entity == Some(id) { Ok(entity) } else { Err(ApiError::Denied) }
+        if rights.self_entity == Some(id) || rights.kinds.contains(entity.kind) { Ok(entity) } else { Err(ApiError::Denied) }
     }
 
+    #[inline]
     pub(crate) fn entity(&self, id: EntityId) -> ApiResult<&Entity> {
         self.entities.get(id).ok_or(ApiError::NotFound)
     }
@@ -62,8 +63,11 @@ impl EntityApi for Engine {
 
     #[inline]
     fn set_position(&mut self, id: EntityId, position: Vec3) -> ApiResult<()> {
-        let has_body = self.own_entity(id)?.has_body;
-        self.entities.set_position(id, position);
+        let entity = self.own_entity(id)?;
+        let (has_body, in_cell) = (entity.has_body, entity.move_within_cell(position));
+        if !in_cell {
+            self.entities.change_cell(id);
+        }
         if has_body {
             self.physics.with_body(id, |body| body.set_translation(to_rapier(position), true));
         }
@@ -88,8 +92,10 @@ impl EntityApi for Engine {
     fn set_body(&mut self, body: Body) -> ApiResult<()> {
         let entity = self.own_entity(body.entity)?;
         (entity.velocity, entity.yaw) = (body.velocity, body.yaw);
-        let has_body = entity.has_body;
-        self.entities.set_position(body.entity, body.position);
+        let (has_body, in_cell) = (entity.has_body, entity.move_within_cell(body.position));
+        if !in_cell {
+            self.entities.change_cell(body.entity);
+        }
         if has_body {
             let rotation = rapier3d::math::Rotation::from_rotation_y(body.yaw);
             self.physics.with_body(body.entity, |rigid| {

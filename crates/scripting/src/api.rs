@@ -10,7 +10,7 @@
 
 pub use aether_types::{EntityId, InstanceId, PlayerId};
 
-use crate::instance::Call;
+use crate::call::Call;
 use crate::output::{InboundCall, WorldOutput};
 use crate::rate::ActionRateLimited;
 use aether_types::codec::CodecError;

@@ -1,16 +1,15 @@
 //! What a store carries for its script, and what a world lends to it for the length of a call.
 //!
 //! A script that may not pause gets its [`WorldContext`] moved into its store and back: no lock, no flag. One that may pause
-//! runs on a fibre that owns its store, so both sides meet in an [`Exchange`] behind a borrow flag.
+//! runs on a fibre that owns its store, so both sides meet behind a borrow flag (`fibre`).
 //! Not here: running calls (`instance`), the host functions (`host/`).
 
 use crate::api::Host;
-use crate::instance::{Call, Ended};
+use crate::fibre::Meeting;
 use crate::limited::HostGroups;
 use crate::rate::ActionLimiter;
 use crate::wasi::WasiState;
 use aether_types::{InstanceId, Version};
-use atomic_refcell::AtomicRefCell;
 use rand_pcg::Pcg64Mcg;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -141,27 +140,6 @@ impl Drop for MemoryMeter {
     }
 }
 
-/// Where world and paused script meet.
-#[derive(Default)]
-pub(crate) struct Exchange {
-    /// What the world lends while it polls the fibre.
-    pub lent: Option<Box<WorldContext>>,
-    /// What to run next.
-    pub call: Option<Call>,
-    /// How it ended.
-    pub ended: Option<Ended>,
-    /// Counts polls: the clock of a slice begins anew with each.
-    pub polls: u64,
-    /// What host functions were charged in the call that runs.
-    pub charged: u64,
-    /// Set by a host function that yields.
-    pub yielded: Option<HostYield>,
-    /// Host calls and memory.
-    pub counters: Counters,
-    /// The state of its randomness after the last finished call.
-    pub random: Option<Pcg64Mcg>,
-}
-
 /// What a call had used when a host function yielded in it.
 pub(crate) struct HostYield {
     /// Of its whole fuel, what wasm has not used.
@@ -181,29 +159,32 @@ pub(crate) enum WorldSlot {
     /// Moved in for a call, moved out after it.
     Lent(Option<Box<WorldContext>>),
     /// On a fibre.
-    Shared(Arc<AtomicRefCell<Exchange>>),
+    Shared(Arc<Meeting>),
 }
 
-/// What belongs to the script itself.
+/// What belongs to the script itself; what every host call touches comes first.
+#[repr(C)]
 pub(crate) struct Own {
-    pub instance: InstanceId,
-    pub version: Version,
-    pub groups: HostGroups,
-    /// Behind a pointer: most calls do not touch it, and what they touch should be close together.
-    pub limiter: Box<ActionLimiter>,
+    /// Host work not yet taken off its fuel or, on a fibre, counted beside it.
+    pub charged: u64,
     pub host_calls: [u32; 7],
-    pub random: Pcg64Mcg,
+    pub groups: HostGroups,
     /// On a client a host call counts as one instruction, whatever it does.
     pub counts_calls: bool,
-    /// Host work of a script that is called synchronously, not yet taken off its fuel.
-    pub charged: u64,
+    /// Randomness was drawn, since a fibre last told its world.
+    pub random_used: bool,
+    /// Counts calls (of a script that is not on a fibre).
+    pub calls: u64,
+    /// Behind a pointer: most calls do not touch it.
+    pub limiter: Box<ActionLimiter>,
     /// Set for a script on a fibre: its host calls are charged beside fuel, since setting fuel would restart its slice.
     pub fibre: Option<FibreCharge>,
     /// CPU time at which the backstop first looked at this call, and which call (or poll) that was.
     pub backstop: (u64, u64),
-    /// Counts calls (of a script that is not on a fibre).
-    pub calls: u64,
     pub cpu_limit_ns: u64,
+    pub instance: InstanceId,
+    pub version: Version,
+    pub random: Pcg64Mcg,
 }
 
 /// Host work of a script on a fibre.
@@ -217,7 +198,16 @@ pub(crate) struct FibreCharge {
     pub quantum: u64,
 }
 
+impl Own {
+    /// The script's randomness, to draw from.
+    pub fn random(&mut self) -> &mut Pcg64Mcg {
+        self.random_used = true;
+        &mut self.random
+    }
+}
+
 /// What a store carries.
+#[repr(C)]
 pub(crate) struct ScriptData {
     pub memory: Option<wasmtime::Memory>,
     pub world: WorldSlot,

@@ -1,103 +1,31 @@
 //! One running copy of a script: build it, call it, pause it, go on.
 //!
 //! Start with [`ScriptInstance::run`]. There are two kinds inside. A script that is terminated when its fuel is used up is called
-//! on the caller's stack. One that may pause owns a fibre: a future that holds its store, takes one [`Call`] after the other out of
-//! an [`Exchange`], and is polled for one quantum of fuel at a time. Both run the same [`perform`].
+//! on the caller's stack. One that may pause is on a fibre (`fibre`). Both make the same calls (`call`).
 //!
 //! Whatever the script does comes back as a value. Not here: when to call (`aether-world-runtime`), what host functions do (`host/`).
 
-use crate::abi::limit;
-use crate::data::{
-    Counters, Exchange, FibreCharge, HostYield, MemoryMeter, Own, ScriptData, WorldContext, WorldMemory, WorldSlot,
-};
+use crate::call::{Call, Exports, Reply, Stop, outcome_of, perform};
+use crate::data::{Counters, MemoryMeter, Own, ScriptData, WorldContext, WorldMemory, WorldSlot};
+use crate::fibre::Fibre;
 use crate::limited::HostGroups;
 use crate::limits::ModuleError;
-use crate::metering::{Budget, MeteringOutcome, TrapKind};
+use crate::metering::MeteringOutcome;
 use crate::module::ScriptModule;
 use crate::policy::{OnBudget, ServerResourcePolicy};
 use crate::rate::{ActionLimiter, ActionRates};
 use crate::sandbox::FIBRE_QUANTUM;
 use crate::wasi::WasiState;
 use aether_types::{Blame, InstanceId, Version};
-use atomic_refcell::AtomicRefCell;
 use rand_core::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use wasmtime::{AsContextMut, Store, StoreContextMut, Trap, TypedFunc, UpdateDeadline};
-
-/// A message for `on_message`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who sent it: an instance's number, or a player's with bit 62 set.
-    pub from: u64,
-    /// The call's number.
-    pub call: u64,
-    /// What is called; empty for an answer.
-    pub method: String,
-    /// Its argument or result.
-    pub payload: Vec<u8>,
-}
-
-/// An event for `on_event`. The numbers of kinds are in `wit/aether.wit`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// What happened.
-    pub kind: u32,
-    /// Who.
-    pub a: u64,
-    /// With whom.
-    pub b: u64,
-    /// A broadcast's topic.
-    pub topic: String,
-    /// A broadcast's payload.
-    pub payload: Vec<u8>,
-}
-
-/// What to call.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Call {
-    /// `on_start`
-    Start,
-    /// `on_tick` with the seconds since the last one.
-    Tick(f32),
-    /// `on_message`
-    Message(Box<Message>),
-    /// `on_event`
-    Event(Box<Event>),
-    /// `on_stop`
-    Stop,
-    /// `save_state`
-    Save,
-    /// `restore_state`
-    Restore {
-        /// The version that saved it.
-        from: Version,
-        /// What it saved.
-        state: Box<[u8]>,
-    },
-}
-
-/// What a call gave back besides its outcome.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
-    /// Nothing, or the script does not export the function.
-    None,
-    /// `save_state`'s state.
-    State(Vec<u8>),
-    /// Whether `restore_state` took it.
-    Restored(bool),
-}
-
-/// How a call ended, on the fibre's side.
-pub(crate) struct Ended {
-    outcome: MeteringOutcome,
-    fuel: u64,
-    reply: Reply,
-}
+use wasmtime::{Store, StoreContextMut, Trap, TypedFunc, UpdateDeadline};
 
 /// What one [`ScriptInstance::run`] or [`ScriptInstance::resume`] did.
 #[derive(Debug)]
@@ -174,25 +102,10 @@ impl InstanceError {
     }
 }
 
-/// From, call, address, lengths of method and payload.
-type MessageParams = (i64, i64, i32, i32, i32);
-/// Kind, a, b, address, lengths of topic and payload.
-type EventParams = (i32, i64, i64, i32, i32, i32);
-
-/// The exports that are called often, looked up once.
-struct Exports {
-    on_tick: Option<TypedFunc<f32, ()>>,
-    on_message: Option<TypedFunc<MessageParams, ()>>,
-    on_event: Option<TypedFunc<EventParams, ()>>,
-    alloc: Option<TypedFunc<i32, i32>>,
-    instance: wasmtime::Instance,
-    module: Arc<ScriptModule>,
-}
-
 enum Body {
-    /// Called on the caller's stack. Boxed: a world walks over its scripts, and what it does not touch must not be in the way.
-    Sync(Box<SyncBody>),
-    Fibre(Box<Fibre>),
+    /// Called on the caller's stack. Not boxed: a world walks over its scripts, and finds the next one's where it looks anyway.
+    Sync(SyncBody),
+    Fibre(Fibre),
 }
 
 /// In this order in memory: what every tick touches comes first, and close together.
@@ -203,56 +116,11 @@ struct SyncBody {
     exports: Box<Exports>,
 }
 
-struct Fibre {
-    exchange: Arc<AtomicRefCell<Exchange>>,
-    future: Pin<Box<dyn Future<Output = ()> + Send>>,
-    meter: FibreMeter,
-}
-
 /// One running copy of a script.
 pub struct ScriptInstance {
     body: Body,
     paused: bool,
     ended: bool,
-}
-
-/// What is known from outside of a call in progress on a fibre.
-#[derive(Debug, Clone, Copy, Default)]
-struct FibreMeter {
-    /// Fuel of the whole call.
-    total: u64,
-    quantum: u64,
-    /// Fuel left at which wasm yields next: wasmtime yields each quantum, exactly.
-    boundary: u64,
-    /// Fuel that wasm had left when it paused.
-    left: u64,
-    /// Fuel reported for the call.
-    reported: u64,
-}
-
-impl FibreMeter {
-    fn begin(&mut self) {
-        (self.boundary, self.left) = (self.total.saturating_sub(self.quantum), self.total);
-        self.reported = 0;
-    }
-
-    /// The call paused: fuel used since the last time. `charged`: what host functions were charged in the whole call.
-    fn paused(&mut self, yielded: Option<HostYield>, charged: u64) -> u64 {
-        match yielded {
-            Some(HostYield { fuel_left }) => self.left = fuel_left,
-            None => {
-                self.left = self.boundary;
-                self.boundary = self.boundary.saturating_sub(self.quantum);
-            }
-        }
-        self.report(self.total - self.left + charged)
-    }
-
-    fn report(&mut self, used: u64) -> u64 {
-        let step = used.saturating_sub(self.reported);
-        self.reported = self.reported.max(used);
-        step
-    }
 }
 
 impl ScriptInstance {
@@ -267,7 +135,6 @@ impl ScriptInstance {
         let pausable = policy.on_budget == OnBudget::Pause;
         let quantum = FIBRE_QUANTUM.min(policy.fuel_budget).max(1);
         let total = policy.fuel_budget.saturating_mul(policy.pause_limit.max(1));
-        let exchange = pausable.then(|| Arc::new(AtomicRefCell::new(Exchange::default())));
         let wasi = match module.syscalls.is_empty() {
             true => None,
             false => Some(Box::new(WasiState::open(spec.directory.as_deref()).map_err(InstanceError::Directory)?)),
@@ -285,6 +152,7 @@ impl ScriptInstance {
                 }),
                 host_calls: [0; 7],
                 random: spec.random.clone().map_or_else(|| Pcg64Mcg::seed_from_u64(spec.seed), |RandomState(random)| random),
+                random_used: false,
                 counts_calls: module.counts_calls,
                 charged: 0,
                 fibre: None,
@@ -306,34 +174,12 @@ impl ScriptInstance {
         let index = &module.exports;
         store.data_mut().memory =
             index.memory.as_ref().and_then(|e| instance.get_module_export(&mut store, e)).and_then(wasmtime::Extern::into_memory);
-        let on_tick =
-            index.on_tick.as_ref().and_then(|e| instance.get_module_export(&mut store, e)).and_then(wasmtime::Extern::into_func);
-        let on_tick = on_tick.map(|f| f.typed(&store)).transpose().map_err(engine)?;
-        let exports = Exports { on_tick, on_message: None, on_event: None, alloc: None, instance, module: Arc::clone(module) };
-        let body = match exchange {
-            None => Body::Sync(Box::new(SyncBody { store, on_tick: exports.on_tick.clone(), exports: Box::new(exports) })),
-            Some(exchange) => {
-                let data = store.data_mut();
-                data.world = WorldSlot::Shared(Arc::clone(&exchange));
-                data.own.fibre = Some(FibreCharge { quantum, ..FibreCharge::default() });
-                store.fuel_async_yield_interval(Some(quantum)).map_err(engine)?;
-                exchange.borrow_mut().counters.memory_bytes = store.data().meter.used;
-                exchange.borrow_mut().random = Some(store.data().own.random.clone());
-                let future = Box::pin(fibre(store, exports, Arc::clone(&exchange), total));
-                let meter = FibreMeter { total, quantum, ..FibreMeter::default() };
-                Body::Fibre(Box::new(Fibre { exchange, future, meter }))
-            }
+        let exports = Exports::new(&mut store, instance, module).map_err(engine)?;
+        let body = match pausable {
+            false => Body::Sync(SyncBody { store, on_tick: exports.on_tick.clone(), exports: Box::new(exports) }),
+            true => Body::Fibre(Fibre::new(store, exports, total, quantum).map_err(engine)?),
         };
         Ok(ScriptInstance { body, paused: false, ended: false })
-    }
-
-    /// Look at what a call begins with, so that it is in the cache when the call comes.
-    #[inline]
-    pub fn touch(&self) {
-        match &self.body {
-            Body::Sync(body) => std::hint::black_box(body.store.data().own.calls),
-            Body::Fibre(fibre) => std::hint::black_box(fibre.exchange.borrow().polls),
-        };
     }
 
     /// Whether a call is paused in the middle.
@@ -362,73 +208,49 @@ impl ScriptInstance {
                 self.ended = step.outcome.is_end();
                 step
             }
-            Body::Fibre(fibre) => {
-                {
-                    let mut exchange = fibre.exchange.borrow_mut();
-                    exchange.call = Some(call);
-                    exchange.charged = 0;
-                }
-                fibre.meter.begin();
-                self.poll(world)
-            }
+            Body::Fibre(_) => self.poll(world, Some(call)),
         }
     }
 
-    /// `on_tick` of a script that cannot pause, the call that there are thousands of in a tick; `None`: it is on a fibre.
+    /// `on_tick`, the call that there are thousands of in a tick.
     #[inline]
-    pub fn run_tick(&mut self, world: &mut Option<Box<WorldContext>>, dt: f32, fuel: u64) -> Option<(MeteringOutcome, u64)> {
-        let Body::Sync(body) = &mut self.body else { return None };
-        let SyncBody { store, on_tick, .. } = &mut **body;
-        let Some(on_tick) = on_tick else { return Some((MeteringOutcome::Completed, 0)) };
+    pub fn run_tick(&mut self, world: &mut Option<Box<WorldContext>>, dt: f32, fuel: u64) -> (MeteringOutcome, u64) {
+        let Body::Sync(body) = &mut self.body else {
+            let step = self.poll(world, Some(Call::Tick(dt)));
+            return (step.outcome, step.fuel);
+        };
+        let SyncBody { store, on_tick, .. } = body;
+        let Some(on_tick) = on_tick else { return (MeteringOutcome::Completed, 0) };
         let (result, fuel) = metered(store, world, fuel, |store| on_tick.call(&mut *store, dt));
         let outcome = match result {
             Ok(()) => MeteringOutcome::Completed,
             Err(error) => outcome_of(&error),
         };
         self.ended = outcome.is_end();
-        Some((outcome, fuel))
+        (outcome, fuel)
     }
 
     /// Go on with a paused call for another quantum.
     pub fn resume(&mut self, world: &mut Option<Box<WorldContext>>) -> Step {
         debug_assert!(self.paused, "only a paused call goes on");
-        self.poll(world)
+        self.poll(world, None)
     }
 
-    fn poll(&mut self, world: &mut Option<Box<WorldContext>>) -> Step {
+    #[inline]
+    fn poll(&mut self, world: &mut Option<Box<WorldContext>>, call: Option<Call>) -> Step {
         let Body::Fibre(fibre) = &mut self.body else {
             unreachable!("only scripts on a fibre are polled");
         };
-        let Fibre { exchange, future, meter } = &mut **fibre;
-        {
-            let mut exchange = exchange.borrow_mut();
-            exchange.lent = world.take();
-            exchange.polls += 1;
-        }
-        let _ = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        let mut exchange = exchange.borrow_mut();
-        *world = exchange.lent.take();
-        match exchange.ended.take() {
-            Some(Ended { outcome, fuel, reply }) => {
-                self.paused = false;
-                self.ended = outcome.is_end();
-                Step { outcome, fuel: meter.report(fuel), reply }
-            }
-            None => {
-                self.paused = true;
-                let charged = exchange.charged;
-                let fuel = meter.paused(exchange.yielded.take(), charged);
-                let outcome = MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: true };
-                Step { outcome, fuel, reply: Reply::None }
-            }
-        }
+        let step = fibre.poll(world, call);
+        (self.paused, self.ended) = (step.outcome.is_pause(), step.outcome.is_end());
+        step
     }
 
     /// The state of its randomness. Of a paused script: before the call that is paused.
     pub fn random(&self) -> RandomState {
         RandomState(match &self.body {
             Body::Sync(body) => body.store.data().own.random.clone(),
-            Body::Fibre(fibre) => fibre.exchange.borrow().random.clone().unwrap_or_else(|| Pcg64Mcg::seed_from_u64(0)),
+            Body::Fibre(fibre) => fibre.random().unwrap_or_else(|| Pcg64Mcg::seed_from_u64(0)),
         })
     }
 
@@ -439,12 +261,7 @@ impl ScriptInstance {
                 let data = body.store.data_mut();
                 Counters { host_calls: std::mem::take(&mut data.own.host_calls), memory_bytes: data.meter.used }
             }
-            Body::Fibre(fibre) => {
-                let mut exchange = fibre.exchange.borrow_mut();
-                let counters = exchange.counters;
-                exchange.counters.host_calls = [0; 7];
-                counters
-            }
+            Body::Fibre(fibre) => fibre.take_counters(!self.paused && !self.ended),
         }
     }
 }
@@ -478,36 +295,13 @@ fn build_error(error: &wasmtime::Error, module: &ScriptModule, memory: &WorldMem
     InstanceError::Engine(format!("{error:#}"))
 }
 
-/// An end that the host decides, carried through wasm as an error.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Stop(pub(crate) TrapKind);
-
-fn outcome_of(error: &wasmtime::Error) -> MeteringOutcome {
-    if let Some(Stop(kind)) = error.downcast_ref::<Stop>() {
-        return MeteringOutcome::Trapped(*kind);
-    }
-    let kind = match error.downcast_ref::<Trap>() {
-        Some(Trap::OutOfFuel) => return MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: false },
-        Some(Trap::Interrupt) => return MeteringOutcome::BudgetExceeded { budget: Budget::CpuTime, paused: false },
-        Some(Trap::UnreachableCodeReached) => TrapKind::Unreachable,
-        Some(Trap::StackOverflow) => TrapKind::StackOverflow,
-        Some(Trap::MemoryOutOfBounds | Trap::HeapMisaligned) => TrapKind::MemoryOutOfBounds,
-        Some(Trap::TableOutOfBounds) => TrapKind::TableOutOfBounds,
-        Some(Trap::IndirectCallToNull | Trap::BadSignature) => TrapKind::BadIndirectCall,
-        Some(Trap::IntegerOverflow | Trap::IntegerDivisionByZero | Trap::BadConversionToInteger) => TrapKind::Arithmetic,
-        _ => TrapKind::Other,
-    };
-    MeteringOutcome::Trapped(kind)
-}
-
 /// Called by wasm at a loop head or a call when the epoch deadline has passed: the CPU time backstop. It must not touch fuel: wasm
 /// keeps that in a register here.
 fn backstop(mut store: StoreContextMut<'_, ScriptData>) -> wasmtime::Result<UpdateDeadline> {
     let data = store.data_mut();
     let number = match &data.world {
         WorldSlot::Lent(_) => data.own.calls,
-        WorldSlot::Shared(exchange) => exchange.borrow().polls,
+        WorldSlot::Shared(meeting) => meeting.polls.load(Ordering::Relaxed),
     };
     let now = thread_cpu_ns();
     let (since, of) = data.own.backstop;
@@ -567,153 +361,3 @@ fn run_sync(body: &mut SyncBody, world: &mut Option<Box<WorldContext>>, call: Ca
     }
 }
 
-/// The life of a script on a fibre: one call after the other, until one ends badly.
-async fn fibre(mut store: Store<ScriptData>, mut exports: Exports, exchange: Arc<AtomicRefCell<Exchange>>, total: u64) {
-    loop {
-        let call = std::future::poll_fn(|_| exchange.borrow_mut().call.take().map_or(Poll::Pending, Poll::Ready)).await;
-        if let Some(fibre) = &mut store.data_mut().own.fibre {
-            (fibre.since_yield, fibre.in_call) = (0, 0);
-        }
-        store.set_epoch_deadline(1);
-        let result = match store.set_fuel(total) {
-            Ok(()) => perform(&mut store, &mut exports, call, true).await,
-            Err(error) => Err(error),
-        };
-        let charged = store.data().own.fibre.as_ref().map_or(0, |fibre| fibre.in_call);
-        let fuel = total - store.get_fuel().unwrap_or(0).min(total) + charged;
-        let (outcome, reply) = match result {
-            Ok(reply) => (MeteringOutcome::Completed, reply),
-            Err(error) => (outcome_of(&error), Reply::None),
-        };
-        let mut exchange = exchange.borrow_mut();
-        let data = store.data_mut();
-        for (sum, calls) in exchange.counters.host_calls.iter_mut().zip(&mut data.own.host_calls) {
-            *sum += std::mem::take(calls);
-        }
-        exchange.counters.memory_bytes = data.meter.used;
-        exchange.random = Some(data.own.random.clone());
-        exchange.ended = Some(Ended { outcome, fuel, reply });
-        if outcome.is_end() {
-            return;
-        }
-    }
-}
-
-/// Call a typed function the way its store wants it.
-macro_rules! invoke {
-    ($fibre:expr, $store:expr, $function:expr, $arguments:expr) => {
-        if $fibre { $function.call_async(&mut *$store, $arguments).await } else { $function.call(&mut *$store, $arguments) }
-    };
-}
-
-/// Look a function up the first time it is needed.
-macro_rules! export {
-    ($store:expr, $exports:expr, $field:ident) => {{
-        if $exports.$field.is_none()
-            && let Some(index) = &$exports.module.exports.$field
-            && let Some(function) = $exports.instance.get_module_export(&mut *$store, index).and_then(wasmtime::Extern::into_func)
-        {
-            $exports.$field = Some(function.typed(&*$store)?);
-        }
-        $exports.$field.clone()
-    }};
-}
-
-/// Look a function up that is called seldom.
-macro_rules! rare_export {
-    ($store:expr, $exports:expr, $field:ident, $params:ty, $results:ty) => {
-        match &$exports.module.exports.$field {
-            None => None,
-            Some(index) => {
-                let function = $exports.instance.get_module_export(&mut *$store, index).and_then(wasmtime::Extern::into_func);
-                function.map(|f| f.typed::<$params, $results>(&*$store)).transpose()?
-            }
-        }
-    };
-}
-
-async fn perform(store: &mut Store<ScriptData>, exports: &mut Exports, call: Call, fibre: bool) -> wasmtime::Result<Reply> {
-    match call {
-        Call::Tick(dt) => {
-            if let Some(f) = export!(store, exports, on_tick) {
-                invoke!(fibre, store, f, dt)?;
-            }
-        }
-        Call::Start => {
-            if let Some(f) = rare_export!(store, exports, on_start, (), ()) {
-                invoke!(fibre, store, f, ())?;
-            }
-        }
-        Call::Stop => {
-            if let Some(f) = rare_export!(store, exports, on_stop, (), ()) {
-                invoke!(fibre, store, f, ())?;
-            }
-        }
-        Call::Message(message) => {
-            if let Some(f) = export!(store, exports, on_message) {
-                let Message { from, call, method, payload } = *message;
-                let address = hand_over(store, exports, fibre, &[method.as_bytes(), &payload]).await?;
-                invoke!(fibre, store, f, (from as i64, call as i64, address, method.len() as i32, payload.len() as i32))?;
-            }
-        }
-        Call::Event(event) => {
-            if let Some(f) = export!(store, exports, on_event) {
-                let Event { kind, a, b, topic, payload } = *event;
-                let address = hand_over(store, exports, fibre, &[topic.as_bytes(), &payload]).await?;
-                let arguments = (kind as i32, a as i64, b as i64, address, topic.len() as i32, payload.len() as i32);
-                invoke!(fibre, store, f, arguments)?;
-            }
-        }
-        Call::Save => {
-            if let Some(f) = rare_export!(store, exports, save_state, (), i64) {
-                let packed = invoke!(fibre, store, f, ())? as u64;
-                return Ok(Reply::State(saved_bytes(store, packed).ok_or(Stop(TrapKind::BadState))?));
-            }
-        }
-        Call::Restore { from, state } => {
-            if let Some(f) = rare_export!(store, exports, restore_state, (i32, i32, i32), i32) {
-                let address = hand_over(store, exports, fibre, &[&state]).await?;
-                let refused = invoke!(fibre, store, f, (from.0 as i32, address, state.len() as i32))?;
-                return Ok(Reply::Restored(refused == 0));
-            }
-        }
-    }
-    Ok(Reply::None)
-}
-
-fn saved_bytes(store: &Store<ScriptData>, packed: u64) -> Option<Vec<u8>> {
-    let (address, length) = ((packed >> 32) as usize, packed as u32 as usize);
-    if length == 0 {
-        return Some(Vec::new());
-    }
-    if length > limit::STATE_BYTES {
-        return None;
-    }
-    let memory = store.data().memory?.data(store);
-    memory.get(address..)?.get(..length).map(<[u8]>::to_vec)
-}
-
-/// Put bytes into the script's memory, where its `aether_alloc` says. It is the script's code: metered, and not believed.
-async fn hand_over(store: &mut Store<ScriptData>, exports: &mut Exports, fibre: bool, parts: &[&[u8]]) -> wasmtime::Result<i32> {
-    let length: usize = parts.iter().map(|part| part.len()).sum();
-    if length == 0 {
-        return Ok(0);
-    }
-    let alloc = export!(store, exports, alloc).ok_or(Stop(TrapKind::BadAllocation))?;
-    let address = invoke!(fibre, store, alloc, length as i32)?;
-    let memory = store.data().memory.ok_or(Stop(TrapKind::BadAllocation))?;
-    let bytes = memory.data_mut(store.as_context_mut());
-    let mut room =
-        bytes.get_mut(address as u32 as usize..).and_then(|rest| rest.get_mut(..length)).ok_or(Stop(TrapKind::BadAllocation))?;
-    for part in parts {
-        let (here, rest) = room.split_at_mut(part.len());
-        here.copy_from_slice(part);
-        room = rest;
-    }
-    Ok(address)
-}
-
-/// For WASI's `proc_exit`.
-pub(crate) fn exit() -> wasmtime::Error {
-    Stop(TrapKind::Exit).into()
-}

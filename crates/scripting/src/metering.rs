@@ -75,6 +75,11 @@ pub enum MeteringOutcome {
 }
 
 impl MeteringOutcome {
+    /// Whether the call goes on when it is resumed.
+    pub fn is_pause(self) -> bool {
+        matches!(self, MeteringOutcome::BudgetExceeded { paused: true, .. })
+    }
+
     /// Whether the instance must be rebuilt before it can be called again: its memory is as the cut left it.
     pub fn is_end(self) -> bool {
         !matches!(self, MeteringOutcome::Completed | MeteringOutcome::BudgetExceeded { paused: true, .. })

@@ -7,7 +7,7 @@
 use crate::abi::{HostGroup, WASI_IMPORTS, WASI_MODULE, cost, limit};
 use crate::data::ScriptData;
 use crate::host::{self, Guest, GuestMemory, charge, costly, enter, with_world};
-use crate::instance::exit;
+use crate::call::exit;
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions};
 use rand_core::Rng;
@@ -188,7 +188,7 @@ fn link_process(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
         match GuestMemory(bytes).slice_mut(out, length) {
             Ok(_) if length > TRANSFER_MAX => Ok(INVAL),
             Ok(bytes) => {
-                data.own.random.fill_bytes(bytes);
+                data.own.random().fill_bytes(bytes);
                 Ok(SUCCESS)
             }
             Err(_) => Ok(FAULT),

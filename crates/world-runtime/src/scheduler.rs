@@ -78,19 +78,27 @@ pub struct TickClose {
     pub debt_ns: u64,
 }
 
+/// One script. What follows from other fields is kept beside them: a turn reads it several times.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     traits: ScriptTraits,
+    /// Priority and ageing.
+    effective: u64,
+    deferred: u32,
+    /// Nanoseconds of a unit of fuel: measured, smoothed.
+    ns_per_fuel: f32,
+    /// Fuel of a turn, smoothed.
+    fuel_per_turn: f32,
+    /// Nanoseconds of a turn, and of one that uses all its fuel.
+    expected_ns: f32,
+    full_ns: f32,
     present: bool,
     runnable: bool,
     paused: bool,
     /// It had no turn yet.
     fresh: bool,
-    deferred: u32,
-    /// Measured, smoothed.
-    ns_per_fuel: f32,
-    /// Fuel of a turn, smoothed.
-    fuel_per_turn: f32,
+    /// Expected to use so much that it is measured alone.
+    heavy: bool,
 }
 
 /// What a unit of fuel costs before anything was measured: a little more than typical code.
@@ -114,7 +122,8 @@ pub struct TickScheduler {
     cursor: usize,
     /// The order must be made anew: scripts came or went, or some were deferred.
     stale: bool,
-    /// Sum of the effective priorities of those in the order that had no turn yet.
+    /// Sum of the effective priorities of all in the order, and of those that had no turn yet.
+    total: u64,
     waiting: u64,
     paused: usize,
     debt_ns: u64,
@@ -132,6 +141,8 @@ struct Clock {
     fuel: u64,
     turns: u32,
     last: Option<ScriptKey>,
+    /// Whether the last one is heavy.
+    heavy: bool,
 }
 
 impl TickScheduler {
@@ -143,6 +154,7 @@ impl TickScheduler {
             order: Vec::new(),
             cursor: 0,
             stale: false,
+            total: 0,
             waiting: 0,
             paused: 0,
             debt_ns: 0,
@@ -160,17 +172,22 @@ impl TickScheduler {
     /// A script comes: it takes the lowest free place.
     pub fn add(&mut self, traits: ScriptTraits) -> ScriptKey {
         let traits = ScriptTraits { priority: traits.priority.clamp(1, 1_000), ..traits };
-        let entry = Entry {
+        let mut entry = Entry {
             traits,
-            present: true,
-            runnable: true,
-            paused: false,
-            fresh: true,
+            effective: u64::from(traits.priority),
             deferred: 0,
             ns_per_fuel: NS_PER_FUEL,
             // Not known: the first turn is measured alone.
             fuel_per_turn: traits.fuel as f32,
+            expected_ns: 0.0,
+            full_ns: 0.0,
+            present: true,
+            runnable: true,
+            paused: false,
+            fresh: true,
+            heavy: true,
         };
+        entry.estimate();
         self.stale = true;
         match self.entries.iter().position(|entry| !entry.present) {
             Some(free) => {
@@ -201,7 +218,7 @@ impl TickScheduler {
         let entry = self.entry(key);
         if entry.runnable != runnable {
             entry.runnable = runnable;
-            entry.deferred = 0;
+            entry.waited(0, 0);
             self.stale = true;
         }
     }
@@ -219,7 +236,7 @@ impl TickScheduler {
 
     /// Smoothed nanoseconds that a script takes in a turn.
     pub fn cost_ns(&self, key: ScriptKey) -> f32 {
-        self.entries.get(key.0 as usize).map_or(0.0, Entry::expected_ns)
+        self.entries.get(key.0 as usize).map_or(0.0, |entry| entry.expected_ns)
     }
 
     /// Ticks in a row that a script was deferred.
@@ -240,11 +257,11 @@ impl TickScheduler {
             let entries = &self.entries;
             self.order.clear();
             self.order.extend((0..entries.len() as u32).map(ScriptKey).filter(|key| entries[key.0 as usize].runnable));
-            let ageing = self.config.ageing;
-            self.order.sort_unstable_by_key(|key| (Reverse(entries[key.0 as usize].effective(ageing)), *key));
+            self.order.sort_unstable_by_key(|key| (Reverse(entries[key.0 as usize].effective), *key));
+            self.total = self.order.iter().map(|key| entries[key.0 as usize].effective).sum();
             self.stale = false;
         }
-        self.waiting = self.order.iter().map(|key| self.entries[key.0 as usize].effective(self.config.ageing)).sum();
+        self.waiting = self.total;
         self.cursor = 0;
         self.clock = Clock::default();
         self.tick = TickClose::default();
@@ -260,8 +277,8 @@ impl TickScheduler {
             return true;
         }
         // Alone between two looks: what is heavy, before and after.
-        let heavy = |key: &ScriptKey| self.entries[key.0 as usize].expected_ns() >= HEAVY_NS;
-        self.clock.turns > 0 && (self.order.get(self.cursor).is_some_and(heavy) || self.clock.last.as_ref().is_some_and(heavy))
+        let heavy = |key: &ScriptKey| self.entries[key.0 as usize].heavy;
+        self.clock.turns > 0 && (self.clock.heavy || self.order.get(self.cursor).is_some_and(heavy))
     }
 
     /// Nanoseconds since the tick began.
@@ -277,6 +294,7 @@ impl TickScheduler {
             let measured = (passed - NS_PER_TURN).max(0.0) / clock.fuel as f32;
             // Cache misses can make a unit 500 times dearer, not more: beyond is the machine's, not the script's.
             entry.ns_per_fuel += SMOOTHING * (measured.clamp(0.005, 40.0) - entry.ns_per_fuel);
+            entry.estimate();
         }
         self.clock = Clock { at_ns: elapsed_ns, ..Clock::default() };
         self.tick.used_ns = elapsed_ns;
@@ -293,42 +311,41 @@ impl TickScheduler {
             }
             self.cursor += 1;
             let entry = &self.entries[key.0 as usize];
-            let effective = entry.effective(self.config.ageing);
-            let share_ns = self.left_ns * effective as f32 / self.waiting.max(1) as f32;
-            self.waiting -= effective;
-            let traits = entry.traits;
-            let may_stay_paused = traits.may_pause && (entry.paused || self.paused < self.config.paused_max);
-            if !may_stay_paused && entry.expected_ns() > self.left_ns && !first {
+            let waiting = self.waiting;
+            self.waiting -= entry.effective;
+            let may_stay_paused = entry.traits.may_pause && (entry.paused || self.paused < self.config.paused_max);
+            let fuel = if may_stay_paused {
+                // Its share of what is left, as a part of what all its fuel would take.
+                let part = self.left_ns * entry.effective as f32 / (entry.full_ns * waiting.max(1) as f32);
+                let all = entry.traits.fuel;
+                if part < 1.0 { ((part * all as f32) as u64).clamp(self.config.quantum.min(all), all) } else { all }
+            } else if entry.expected_ns > self.left_ns && !first {
                 // It takes all its fuel or none: not now, others may fit.
                 self.defer(key);
                 continue;
-            }
-            let fuel = match may_stay_paused {
-                true => ((share_ns / entry.ns_per_fuel) as u64).clamp(self.config.quantum.min(traits.fuel), traits.fuel),
-                false => traits.fuel,
+            } else {
+                entry.traits.fuel
             };
             self.tick.ran += 1;
             return Some(Turn { key, fuel, may_stay_paused });
         }
     }
 
-    /// Who comes after the turn that was given out last, if the budget holds.
-    #[inline]
-    pub fn peek(&self) -> Option<ScriptKey> {
-        self.order.get(self.cursor).copied()
-    }
-
     /// What a turn used, and whether the script is paused now.
     #[inline]
     pub fn record(&mut self, turn: Turn, fuel: u64, paused: bool) {
         let entry = &mut self.entries[turn.key.0 as usize];
-        // The first turn says more than the guess before it.
-        let weight = if entry.fresh { 1.0 } else { SMOOTHING };
+        let (used, mut estimated) = (fuel as f32, entry.expected_ns);
+        if used != entry.fuel_per_turn {
+            estimated = NS_PER_TURN + used * entry.ns_per_fuel;
+            // The first turn says more than the guess before it.
+            entry.fuel_per_turn += if entry.fresh { 1.0 } else { SMOOTHING } * (used - entry.fuel_per_turn);
+            entry.estimate();
+        }
+        let heavy = entry.heavy;
         entry.fresh = false;
-        entry.fuel_per_turn += weight * (fuel as f32 - entry.fuel_per_turn);
-        let estimated = NS_PER_TURN + fuel as f32 * entry.ns_per_fuel;
         if entry.deferred > 0 {
-            entry.deferred = 0;
+            entry.waited(0, 0);
             self.stale = true;
         }
         if entry.paused != paused {
@@ -340,11 +357,13 @@ impl TickScheduler {
         clock.fuel += fuel;
         clock.turns += 1;
         clock.last = Some(turn.key);
+        clock.heavy = heavy;
     }
 
     fn defer(&mut self, key: ScriptKey) {
+        let ageing = self.config.ageing;
         let entry = &mut self.entries[key.0 as usize];
-        entry.deferred = entry.deferred.saturating_add(1);
+        entry.waited(entry.deferred.saturating_add(1), ageing);
         self.tick.deferred += 1;
         self.stale = true;
     }
@@ -367,14 +386,15 @@ impl TickScheduler {
 }
 
 impl Entry {
-    #[inline]
-    fn effective(&self, ageing: u32) -> u64 {
-        u64::from(self.traits.priority) + u64::from(ageing) * u64::from(self.deferred)
+    fn waited(&mut self, ticks: u32, ageing: u32) {
+        self.deferred = ticks;
+        self.effective = u64::from(self.traits.priority) + u64::from(ageing) * u64::from(ticks);
     }
 
-    #[inline]
-    fn expected_ns(&self) -> f32 {
-        NS_PER_TURN + self.fuel_per_turn * self.ns_per_fuel
+    fn estimate(&mut self) {
+        self.expected_ns = NS_PER_TURN + self.fuel_per_turn * self.ns_per_fuel;
+        self.full_ns = self.traits.fuel as f32 * self.ns_per_fuel;
+        self.heavy = self.expected_ns >= HEAVY_NS;
     }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::overload::{OverloadAction, OverloadConfig, OverloadTracker};
 use crate::scheduler::{SchedulerConfig, ScriptKey, ScriptTraits, TickClose, TickScheduler, Turn};
-use aether_scripting::instance::{InstanceError, RandomState};
+use aether_scripting::instance::{InstanceError, RandomState, Step};
 use aether_scripting::manifest::ScriptManifest;
 use aether_scripting::output::{InboundCall, WorldOutput};
 use aether_scripting::{
@@ -459,12 +459,6 @@ impl World {
                 self.scheduler.observe(cpu() - start);
             }
             let Some(turn) = self.scheduler.next_turn() else { break };
-            // A thousand stores do not fit in a cache: have the next one on its way while this one runs.
-            if let Some(next) = self.scheduler.peek()
-                && let Some(instance) = &self.hot[next.0 as usize].instance
-            {
-                instance.touch();
-            }
             self.run_turn(turn, dt, start, cpu, &mut report);
         }
         // The clock of CPU time is dear on some machines: the engine's part is looked at now and then.
@@ -493,24 +487,26 @@ impl World {
             Some(context) => context.host.enter(hot.id),
             None => 0,
         };
+        let (mut used, mut tick_due, mut first) = (0, true, None);
         // What nearly every turn is: no mail, nothing left over, just a tick.
-        if waiting == 0
-            && hot.boot.is_none()
-            && let Some((outcome, used)) = instance.run_tick(&mut self.context, dt, turn.fuel)
-        {
-            hot.fuel += used;
-            hot.turns += 1;
-            self.scheduler.record(turn, used, false);
-            if outcome.is_end() {
-                self.script_ended(turn.key, outcome.to_string(), report);
+        if waiting == 0 && hot.boot.is_none() && !instance.is_paused() {
+            let (outcome, used) = instance.run_tick(&mut self.context, dt, turn.fuel);
+            if !outcome.is_pause() {
+                hot.fuel += used;
+                hot.turns += 1;
+                self.scheduler.record(turn, used, false);
+                if outcome.is_end() {
+                    self.script_ended(turn.key, outcome.to_string(), report);
+                }
+                return;
             }
-            return;
+            (tick_due, first) = (false, Some(Step { outcome, fuel: used, reply: Reply::None }));
         }
-        let mut used = 0;
-        let mut tick_due = true;
         // A call paused in an earlier tick goes first, then boot, then what waits, then the tick.
         let outcome = loop {
-            let mut step = if instance.is_paused() {
+            let mut step = if let Some(step) = first.take() {
+                step
+            } else if instance.is_paused() {
                 instance.resume(&mut self.context)
             } else {
                 let call = match hot.boot.take() {

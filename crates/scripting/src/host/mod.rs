@@ -69,23 +69,25 @@ pub(crate) fn enter(guest: &mut Guest<'_>, group: HostGroup, fuel: u64) -> Resul
 /// Charge fuel for work that the host does.
 #[inline]
 pub(crate) fn charge(guest: &mut Guest<'_>, fuel: u64) -> Result<()> {
+    // Reading and setting fuel takes longer than most host calls: small charges are put together.
+    let own = &mut guest.data_mut().own;
+    own.charged += if own.counts_calls { 1 } else { fuel };
+    if own.charged < CHARGE_AT_ONCE { Ok(()) } else { spend(guest) }
+}
+
+/// Take what was charged off the script's fuel. On a fibre that would restart the slice: it is counted beside, and settled by
+/// [`settle`].
+fn spend(guest: &mut Guest<'_>) -> Result<()> {
     let data = guest.data_mut();
+    let charged = std::mem::take(&mut data.own.charged);
     if let Some(fibre) = &mut data.own.fibre {
-        // Setting fuel here would restart the slice: it is counted beside, and settled by `settle`.
-        fibre.since_yield += fuel;
-        fibre.in_call += fuel;
-        if let WorldSlot::Shared(exchange) = &data.world {
-            exchange.borrow_mut().charged = fibre.in_call;
+        fibre.since_yield += charged;
+        fibre.in_call += charged;
+        if let WorldSlot::Shared(meeting) = &data.world {
+            meeting.exchange.borrow_mut().charged = fibre.in_call;
         }
         return Ok(());
     }
-    // Reading and setting fuel takes longer than most host calls: small charges are put together.
-    let own = &mut data.own;
-    own.charged += if own.counts_calls { 1 } else { fuel };
-    if own.charged < CHARGE_AT_ONCE {
-        return Ok(());
-    }
-    let charged = std::mem::take(&mut own.charged);
     match guest.get_fuel()?.checked_sub(charged) {
         Some(rest) => guest.set_fuel(rest),
         None => {
@@ -95,11 +97,12 @@ pub(crate) fn charge(guest: &mut Guest<'_>, fuel: u64) -> Result<()> {
     }
 }
 
-/// A script that is called synchronously may be this much past its fuel, besides one host call.
+/// A script may be this much past its fuel, besides one host call.
 const CHARGE_AT_ONCE: u64 = 1_000;
 
 /// On a fibre: end the call if its whole fuel is spent, yield if host work has used up the slice.
 pub(crate) async fn settle(guest: &mut Guest<'_>) -> Result<()> {
+    spend(guest)?;
     let left = guest.get_fuel()?;
     let data = guest.data_mut();
     let Some(fibre) = &mut data.own.fibre else { return Ok(()) };
@@ -110,8 +113,8 @@ pub(crate) async fn settle(guest: &mut Guest<'_>) -> Result<()> {
         return Ok(());
     }
     fibre.since_yield = 0;
-    if let WorldSlot::Shared(exchange) = &data.world {
-        exchange.borrow_mut().yielded = Some(HostYield { fuel_left: left });
+    if let WorldSlot::Shared(meeting) = &data.world {
+        meeting.exchange.borrow_mut().yielded = Some(HostYield { fuel_left: left });
     }
     let mut yielded = false;
     std::future::poll_fn(|_| if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending }).await;
@@ -151,7 +154,10 @@ fn in_world<R>(slot: &mut WorldSlot, f: impl FnOnce(&mut WorldContext) -> ApiRes
     match slot {
         WorldSlot::Lent(Some(world)) => f(world),
         WorldSlot::Lent(None) => Err(ApiError::Unsupported),
-        WorldSlot::Shared(exchange) => exchange.borrow_mut().lent.as_mut().map_or(Err(ApiError::Unsupported), |world| f(world)),
+        WorldSlot::Shared(meeting) => match &mut meeting.exchange.borrow_mut().lent {
+            Some(world) => f(world),
+            None => Err(ApiError::Unsupported),
+        },
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
     })?;
     linker.func_wrap(MODULE, "random", |mut guest: Guest<'_>| -> Result<i64> {
         enter(&mut guest, GROUP, 0)?;
-        Ok(guest.data_mut().own.random.next_u64() as i64)
+        Ok(guest.data_mut().own.random().next_u64() as i64)
     })?;
     linker.func_wrap(MODULE, "fuel_left", |mut guest: Guest<'_>| -> Result<i64> {
         enter(&mut guest, GROUP, 0)?;
@@ -58,7 +58,7 @@ pub(super) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
 
 fn fuel_left(guest: &Guest<'_>) -> Result<u64> {
     let own = &guest.data().own;
-    let charged = own.fibre.as_ref().map_or(own.charged, |fibre| fibre.in_call);
+    let charged = own.charged + own.fibre.as_ref().map_or(0, |fibre| fibre.in_call);
     Ok(guest.get_fuel()?.saturating_sub(charged))
 }
 
