@@ -6,6 +6,7 @@
 
 mod abi;
 mod cli;
+mod compile;
 mod hostile;
 mod layers;
 mod metering;

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 /// The `aether` beside this test, built if it is not there.
-fn program() -> &'static Path {
+pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         // target/PROFILE/deps/all-… → target/PROFILE/aether
@@ -27,13 +27,19 @@ fn program() -> &'static Path {
     })
 }
 
-/// Run it with none of our variables but these.
-fn aether(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+/// It, with none of our variables.
+pub fn command() -> Command {
     let mut command = Command::new(program());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AETHER_")) {
         command.env_remove(name);
     }
-    command.current_dir(root()).args(arguments).envs(variables.iter().copied()).output().unwrap()
+    command.current_dir(root());
+    command
+}
+
+/// Run it with none of our variables but these.
+fn aether(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    command().args(arguments).envs(variables.iter().copied()).output().unwrap()
 }
 
 fn out(output: &Output) -> String {

@@ -42,7 +42,7 @@ fn assert_held(text: &str) {
             assert!(status.pauses > 10, "{} pauses", status.pauses);
         } else {
             assert_eq!(ends.len(), 6, "{ends:?}");
-            assert!(ends.iter().all(|end| end.name == "hostile" && end.cause.contains("stopped: out of")), "{ends:?}");
+            assert!(ends.iter().all(|end| end.name == "hostile" && end.end.to_string().contains("stopped: out of")), "{ends:?}");
             assert!(
                 matches!(&status.state, ScriptState::Parked { cause } if cause.contains("stopped: out of")),
                 "{:?}",
@@ -409,7 +409,7 @@ fn an_aether_alloc_that_lies_or_traps_ends_its_script_only() {
             world.deliver(message()).unwrap();
             let ends: Vec<_> = run(&mut world, 2).into_iter().flat_map(|report| report.ends).collect();
             assert_eq!(ends.len(), 1, "{alloc}, pause {pause}");
-            assert!(ends[0].cause.contains(wanted), "{alloc}: {}", ends[0].cause);
+            assert!(ends[0].end.to_string().contains(wanted), "{alloc}: {}", ends[0].end);
             assert_neighbour_ran(&mut world);
         }
     }
@@ -442,7 +442,7 @@ fn saves_once(then: &str) -> String {
 }
 
 fn saved(world: &mut World) -> Option<Vec<u8>> {
-    world.checkpoint().unwrap().scripts.into_iter().find(|script| script.name == "hostile").unwrap().state
+    world.checkpoint(false).unwrap().scripts.into_iter().find(|script| script.name == "hostile").unwrap().state
 }
 
 #[test]

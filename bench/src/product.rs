@@ -77,7 +77,7 @@ pub(crate) fn world(scripts: usize, pause: bool, text: &str) -> World {
     let mut config = WorldConfig::new(WorldId::new("bench").unwrap());
     config.memory_bytes_max = 8 << 30;
     // A runaway is restarted for as long as the benchmark takes.
-    config.restart_intensity = u32::MAX;
+    config.restarts.intensity = u32::MAX;
     let mut world = World::new(config, Box::new(engine));
     let (module, manifest) = (load("mover", text), manifest("mover", pause));
     for n in 0..scripts {

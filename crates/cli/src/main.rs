@@ -7,6 +7,7 @@ mod run;
 mod script;
 mod view;
 
+use aether_scripting::compile::{CompileLimits, Compiler};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,7 +39,7 @@ enum Command {
     /// The compiler's child process.
     #[command(name = COMPILE_WORKER, hide = true)]
     CompileWorker {
-        /// Target, slot class, canonical NaNs.
+        /// Target, slot class, canonical NaNs, CPU seconds, bytes of memory.
         args: Vec<String>,
     },
 }
@@ -99,10 +100,10 @@ fn complain(error: &(dyn std::error::Error + 'static)) {
 }
 
 /// This program, as the compiler's child process.
-fn compiler() -> aether_scripting::compile::Compiler {
+fn compiler() -> Compiler {
     match std::env::current_exe() {
-        Ok(program) => aether_scripting::compile::Compiler::Child { program, args: vec![COMPILE_WORKER.to_owned()] },
-        Err(_) => aether_scripting::compile::Compiler::InProcess,
+        Ok(program) => Compiler::Child { program, args: vec![COMPILE_WORKER.to_owned()], limits: CompileLimits::default() },
+        Err(_) => Compiler::InProcess,
     }
 }
 

@@ -58,7 +58,7 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
     while signals.load(Ordering::Relaxed) == 0 && deadline.is_none_or(|deadline| Instant::now() < deadline) && !all_ended {
         let status = node.status();
         all_ended =
-            !status.worlds.is_empty() && status.worlds.iter().all(|world| matches!(world.state, WorldState::Ended { .. }));
+            !status.worlds.is_empty() && status.worlds.iter().all(|world| matches!(world.state, WorldState::Parked { .. }));
         // Also when the screen is gone: what follows saves the worlds.
         if view.show(&status, node.events()).unwrap_or(true) {
             break;

@@ -22,7 +22,9 @@ fn state_text(state: &WorldState) -> String {
         WorldState::Starting => "starting".into(),
         WorldState::Ticking => "ticking".into(),
         WorldState::Held => "held by disk".into(),
-        WorldState::Ended { cause } => format!("ended: {cause}"),
+        WorldState::Asleep => "asleep".into(),
+        WorldState::Restarting { cause } => format!("restarting: {cause}"),
+        WorldState::Parked { cause } => format!("parked: {cause}"),
         WorldState::Stopped => "stopped".into(),
     }
 }
@@ -33,6 +35,8 @@ fn script_state(state: &ScriptState) -> String {
         ScriptState::Paused => "paused".into(),
         ScriptState::Suspended => "suspended".into(),
         ScriptState::Restarting => "restarting".into(),
+        ScriptState::Draining => "draining".into(),
+        ScriptState::Finished { cause } => format!("finished: {cause}"),
         ScriptState::Parked { cause } => format!("parked: {cause}"),
     }
 }
@@ -241,8 +245,8 @@ fn worlds_table(status: &NodeStatus, selected: usize, height: u16) -> Table<'sta
 fn scripts_table(world: &WorldStatus) -> Table<'static> {
     let rows = ranked(world).into_iter().map(|script| {
         let colour = match script.state {
-            ScriptState::Running => Color::Reset,
-            ScriptState::Paused | ScriptState::Restarting => Color::Yellow,
+            ScriptState::Running | ScriptState::Finished { .. } => Color::Reset,
+            ScriptState::Paused | ScriptState::Draining | ScriptState::Restarting => Color::Yellow,
             ScriptState::Suspended | ScriptState::Parked { .. } => Color::Red,
         };
         let cells = [

@@ -5,7 +5,7 @@
 
 use aether_scripting::ActionRates;
 use aether_types::{ScriptId, WorldId};
-use aether_world_runtime::{OverloadConfig, SchedulerConfig, WorldConfig};
+use aether_world_runtime::{OverloadConfig, RestartRule, SchedulerConfig, Strategy, WorldConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -37,6 +37,12 @@ pub struct NodeSection {
     pub instances_small: u32,
     /// Instances of scripts with up to 64 MiB of memory.
     pub instances_large: u32,
+    /// Restarts of one world within `world_restart_period_seconds` after which it is parked.
+    pub world_restart_intensity: u32,
+    /// See `world_restart_intensity`.
+    pub world_restart_period_seconds: f64,
+    /// Checkpoints kept of each world, besides those that have a name.
+    pub checkpoints_kept: u32,
 }
 
 impl Default for NodeSection {
@@ -47,6 +53,9 @@ impl Default for NodeSection {
             tick_threads: 0,
             instances_small: 10_000,
             instances_large: 1_000,
+            world_restart_intensity: 5,
+            world_restart_period_seconds: 60.0,
+            checkpoints_kept: 2,
         }
     }
 }
@@ -103,8 +112,19 @@ pub struct WorldLimits {
     pub suspend_above: f32,
     /// Utilisation below which they come back.
     pub resume_below: f32,
-    /// Restarts of one script in a minute after which it is parked.
+    /// Restarts of one script within `restart_period_seconds` after which it is parked.
     pub restart_intensity: u32,
+    /// See `restart_intensity`.
+    pub restart_period_seconds: f64,
+    /// The first restart is at once, the second after so many milliseconds, each further one after twice as long.
+    pub restart_backoff_ms: u64,
+    /// Whether one script is restarted (`one`) or all of its world's (`all`).
+    pub restart_strategy: Strategy,
+    /// Whether a world ends, to be restarted from its checkpoint, when one of its scripts is parked.
+    pub escalate: bool,
+    /// Seconds without anything from outside after which a world is saved and leaves memory until somebody calls it; its clock and its
+    /// scripts' ticks stand still meanwhile. 0 means never.
+    pub hibernate_seconds: f64,
     /// Seconds between two checkpoints.
     pub checkpoint_seconds: f64,
 }
@@ -123,6 +143,11 @@ impl Default for WorldLimits {
             suspend_above: 0.9,
             resume_below: 0.6,
             restart_intensity: 5,
+            restart_period_seconds: 60.0,
+            restart_backoff_ms: 100,
+            restart_strategy: Strategy::One,
+            escalate: false,
+            hibernate_seconds: 0.0,
             checkpoint_seconds: 30.0,
         }
     }
@@ -171,6 +196,12 @@ pub struct WorldLimitsOverride {
     pub tick_budget_ms: Option<f64>,
     /// Seconds between two checkpoints.
     pub checkpoint_seconds: Option<f64>,
+    /// Seconds without anything from outside after which it leaves memory; 0 means never.
+    pub hibernate_seconds: Option<f64>,
+    /// Whether it ends when one of its scripts is parked.
+    pub escalate: Option<bool>,
+    /// Whether one script is restarted or all.
+    pub restart_strategy: Option<Strategy>,
 }
 
 /// A `[[world.script]]` table.
@@ -240,6 +271,10 @@ impl NodeConfig {
         c.range("node.tick_threads", self.node.tick_threads, 0..=256, "0 to 256");
         c.range("node.instances_small", self.node.instances_small, 1..=1_000_000, "1 to 1000000");
         c.range("node.instances_large", self.node.instances_large, 0..=100_000, "0 to 100000");
+        c.range("node.world_restart_intensity", self.node.world_restart_intensity, 0..=1_000, "0 to 1000");
+        let seconds = self.node.world_restart_period_seconds;
+        c.range("node.world_restart_period_seconds", seconds, 1.0..=86_400.0, "1 to 86400");
+        c.range("node.checkpoints_kept", self.node.checkpoints_kept, 1..=1_000, "1 to 1000");
         c.range("server.max_modules", self.server.max_modules, 1..=65_536, "1 to 65536");
         c.range("server.default_fuel", self.server.default_fuel, 1_000..=1_000_000_000, "1000 to 1000000000");
         c.range("server.default_memory_mb", self.server.default_memory_mb, 1..=64, "1 to 64");
@@ -275,6 +310,9 @@ fn check_limits(c: &mut Checker, at: &str, limits: &WorldLimits) {
         c.bad(&field("resume_below"), limits.resume_below.to_string(), "less than suspend_above");
     }
     c.range(&field("restart_intensity"), limits.restart_intensity, 0..=1_000, "0 to 1000");
+    c.range(&field("restart_period_seconds"), limits.restart_period_seconds, 1.0..=86_400.0, "1 to 86400");
+    c.range(&field("restart_backoff_ms"), limits.restart_backoff_ms, 1..=60_000, "1 to 60000");
+    c.range(&field("hibernate_seconds"), limits.hibernate_seconds, 0.0..=86_400.0, "0 to 86400");
     c.range(&field("checkpoint_seconds"), limits.checkpoint_seconds, 1.0..=86_400.0, "1 to 86400");
 }
 
@@ -319,6 +357,9 @@ impl WorldSpec {
             tick_hz: own.tick_hz.unwrap_or(base.tick_hz),
             tick_budget_ms: own.tick_budget_ms.unwrap_or(base.tick_budget_ms),
             checkpoint_seconds: own.checkpoint_seconds.unwrap_or(base.checkpoint_seconds),
+            hibernate_seconds: own.hibernate_seconds.unwrap_or(base.hibernate_seconds),
+            escalate: own.escalate.unwrap_or(base.escalate),
+            restart_strategy: own.restart_strategy.unwrap_or(base.restart_strategy),
             ..base.clone()
         }
     }
@@ -359,7 +400,14 @@ impl WorldLimits {
             rates: ActionRates::world(),
             scripts_max: self.scripts_max,
             modules_max,
-            restart_intensity: self.restart_intensity,
+            restarts: RestartRule {
+                intensity: self.restart_intensity,
+                period_ns: (self.restart_period_seconds * 1e9) as u64,
+                backoff_ns: self.restart_backoff_ms * 1_000_000,
+                ..RestartRule::default()
+            },
+            strategy: self.restart_strategy,
+            escalates: self.escalate,
             seed,
             ..WorldConfig::new(id)
         }

@@ -41,6 +41,15 @@ pub enum NodeEvent {
         world: String,
         /// Why.
         cause: String,
+        /// Whether it will not be started again.
+        parked: bool,
+    },
+    /// A reload got further.
+    Reload {
+        /// The script.
+        script: String,
+        /// What happened.
+        text: String,
     },
 }
 
@@ -56,7 +65,9 @@ impl std::fmt::Display for NodeEvent {
                 write!(f, "{world}/{script} ended, comes back: {cause}")
             }
             NodeEvent::Overload { world, action } => write!(f, "{world} overload: {action}"),
-            NodeEvent::WorldEnded { world, cause } => write!(f, "{world} ended: {cause}"),
+            NodeEvent::WorldEnded { world, cause, parked: true } => write!(f, "{world} parked: {cause}"),
+            NodeEvent::WorldEnded { world, cause, parked: false } => write!(f, "{world} ended, comes back: {cause}"),
+            NodeEvent::Reload { script, text } => write!(f, "reload of {script}: {text}"),
         }
     }
 }
@@ -83,7 +94,8 @@ impl EventLog {
                 tracing::info!(world, script, cause, parked, "script ended")
             }
             NodeEvent::Overload { world, action } => tracing::info!(world, action, "overload"),
-            NodeEvent::WorldEnded { world, cause } => tracing::error!(world, cause, "world ended"),
+            NodeEvent::WorldEnded { world, cause, parked } => tracing::error!(world, cause, parked, "world ended"),
+            NodeEvent::Reload { script, text } => tracing::info!(script, text, "reload"),
         }
         let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         events.count += 1;
@@ -109,7 +121,7 @@ mod tests {
     #[test]
     fn old_events_go_and_a_reader_sees_each_new_one_once() {
         let log = EventLog::default();
-        let event = |n: usize| NodeEvent::WorldEnded { world: n.to_string(), cause: String::new() };
+        let event = |n: usize| NodeEvent::WorldEnded { world: n.to_string(), cause: String::new(), parked: false };
         (0..EVENTS_MAX + 10).for_each(|n| log.push(event(n)));
         let (events, seen) = log.since(0);
         assert_eq!((events.len(), seen), (EVENTS_MAX, EVENTS_MAX as u64 + 10));

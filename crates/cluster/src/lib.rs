@@ -1,18 +1,19 @@
-//! A node: many worlds on a few threads, their store, their links.
+//! A node: many worlds, the actors that keep them alive, the threads that tick them.
 //!
-//! Start with [`Node`] and [`NodeConfig`]. A world is a plain value that one thread at a time ticks ([`hosted`]); what a tick sends
-//! out waits at its [`gate`] until the tick's writes are durable. Not here: the sandbox, the engine, the command line.
+//! Start with [`Node`] and [`NodeConfig`]. A world is a plain value that one tick thread at a time holds ([`world::hosted`]); an actor
+//! starts it and is told what it wants ([`world::actor`]); the node's supervisor restarts what ends ([`node::supervisor`]). What a tick
+//! sends out waits at its gate until the tick's writes are durable. Not here: the sandbox, the engine, the command line.
 
 pub mod config;
 mod events;
-mod gate;
-mod hosted;
 mod node;
-mod pacer;
+mod script;
 mod status;
+mod ticker;
+mod world;
 
 pub use config::{ConfigError, NodeConfig, WorldSpec};
 pub use events::{EventLog, NodeEvent};
-pub use hosted::Inbound;
-pub use node::{Node, NodeError, StopReport};
+pub use node::{AskError, Node, NodeError, StopReport};
 pub use status::{NodeStatus, WorldState, WorldStatus};
+pub use world::mailbox::Inbound;

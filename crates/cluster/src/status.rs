@@ -1,7 +1,8 @@
 //! What a node tells about itself: a plain value, published once a second.
 
 use aether_scripting::HostStats;
-use aether_world_runtime::ScriptStatus;
+use aether_types::{ScriptId, Version};
+use aether_world_runtime::{ReloadPhase, ScriptStatus};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -16,9 +17,16 @@ pub enum WorldState {
     Ticking,
     /// Its output waits for the disk.
     Held,
-    /// It ended.
-    Ended {
-        /// Why.
+    /// Nobody needs it: it is saved and out of memory, the first message wakes it.
+    Asleep,
+    /// It ended and is started again.
+    Restarting {
+        /// How it ended.
+        cause: String,
+    },
+    /// It kept failing: it is left until an operator resumes it.
+    Parked {
+        /// How it ended the last time.
         cause: String,
     },
     /// It was stopped and its state saved.
@@ -69,6 +77,14 @@ pub struct WorldStatus {
     pub calls_out: u64,
     /// Calls from other worlds refused since the node started.
     pub calls_refused: u64,
+    /// Messages that ended their script twice and are not given to it again.
+    pub set_aside: usize,
+    /// A reload in progress, or the last one that was rolled back.
+    pub reload: Option<(ScriptId, Version, ReloadPhase)>,
+    /// The generation that runs it.
+    pub generation: u64,
+    /// Times it was started again.
+    pub restarts: u32,
     /// The engine's counters.
     pub host: HostStats,
     /// The number of its last commit.

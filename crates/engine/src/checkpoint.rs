@@ -59,12 +59,12 @@ struct Saved {
     sounds: BTreeMap<u64, InstanceId>,
 }
 
-pub(crate) fn save(engine: &Engine) -> Result<Vec<u8>, CodecError> {
+pub(crate) fn save(engine: &Engine, inboxes: bool) -> Result<Vec<u8>, CodecError> {
     let members = engine.callers.iter().map(|member| SavedMember {
         instance: member.info.instance,
         self_entity: engine.callers.self_entity_of(member.info.instance),
         topics: member.topics.clone(),
-        inbox: member.inbox.iter().filter_map(SavedCall::of).collect(),
+        inbox: member.inbox.iter().filter(|_| inboxes).filter_map(SavedCall::of).collect(),
     });
     let saved = Saved {
         entities: engine.entities.slots.clone(),

@@ -273,8 +273,14 @@ impl Host for Engine {
         self.deliver_answer(call, payload);
     }
 
-    fn save(&self) -> Result<Vec<u8>, CodecError> {
-        checkpoint::save(self)
+    fn save(&self, inboxes: bool) -> Result<Vec<u8>, CodecError> {
+        checkpoint::save(self, inboxes)
+    }
+
+    fn fork(&self) -> Option<Box<dyn Host>> {
+        let mut copy = Engine::new(self.config.clone(), self.storage.iter());
+        checkpoint::restore(&mut copy, &checkpoint::save(self, false).ok()?).ok()?;
+        Some(Box::new(copy))
     }
 
     fn restore(&mut self, saved: &[u8]) -> Result<(), CodecError> {

@@ -29,6 +29,15 @@ impl Storage {
         storage
     }
 
+    /// Everything that is stored: namespace, key, value.
+    pub fn iter(&self) -> impl Iterator<Item = (String, String, Vec<u8>)> + '_ {
+        let entry = |(namespace, keys): (&'_ String, &'_ BTreeMap<String, Vec<u8>>)| {
+            let namespace = namespace.clone();
+            keys.iter().map(move |(key, value)| (namespace.clone(), key.clone(), value.clone())).collect::<Vec<_>>()
+        };
+        self.namespaces.iter().flat_map(entry)
+    }
+
     pub fn take_writes(&mut self) -> Vec<StorageWrite> {
         std::mem::take(&mut self.writes)
             .into_iter()

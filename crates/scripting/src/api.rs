@@ -325,9 +325,14 @@ pub trait Host: EntityApi + PhysicsApi + UIApi + AudioApi + NetworkApi + Storage
     fn deliver_reply(&mut self, call: u64, payload: Vec<u8>) {
         let _ = (call, payload);
     }
-    /// Everything that a checkpoint must hold.
-    fn save(&self) -> Result<Vec<u8>, CodecError> {
+    /// Everything that a checkpoint must hold; messages that wait in inboxes only if asked for.
+    fn save(&self, inboxes: bool) -> Result<Vec<u8>, CodecError> {
+        let _ = inboxes;
         Ok(Vec::new())
+    }
+    /// A copy in which something can be tried out; nothing of it reaches the world or its storage. `None`: it cannot be copied.
+    fn fork(&self) -> Option<Box<dyn Host>> {
+        None
     }
     /// Go on from a checkpoint. Before scripts are added.
     fn restore(&mut self, saved: &[u8]) -> Result<(), CodecError> {

@@ -11,7 +11,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 /// Bytes that the cache may take; past it the artifacts used longest ago are removed.
@@ -67,9 +66,6 @@ pub struct ArtifactCache {
     dir: PathBuf,
     bytes_max: u64,
 }
-
-/// Makes temporary names of one process different; the process id does it between processes.
-static TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
 impl ArtifactCache {
     /// Open a directory, make it if it is not there: mode 0700, ours alone.
@@ -149,7 +145,11 @@ impl ArtifactCache {
                 let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
                 Some(artifact)
             }
-            Ok(_) => None,
+            Ok(_) => {
+                tracing::warn!(path = %path.display(), "cached artifact of something else removed");
+                let _ = fs::remove_file(&path);
+                None
+            }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "cached artifact refused and removed");
                 let _ = fs::remove_file(&path);
@@ -162,22 +162,34 @@ impl ArtifactCache {
     pub fn put(&self, artifact: &AotArtifact) -> Result<(), CacheError> {
         let path = self.path(artifact.source_digest(), artifact.target(), artifact.profile());
         let temporary = self.write_temporary(&artifact.to_bytes())?;
-        fs::rename(&temporary, &path).map_err(|source| CacheError::Io { path, source })?;
+        fs::rename(&temporary, &path).map_err(|source| {
+            let _ = fs::remove_file(&temporary);
+            CacheError::Io { path, source }
+        })?;
         self.sweep();
         Ok(())
     }
 
     fn write_temporary(&self, bytes: &[u8]) -> Result<PathBuf, CacheError> {
-        let number = TEMPORARY.fetch_add(1, Ordering::Relaxed);
-        let path = self.dir.join(format!("tmp-{}-{number}", std::process::id()));
+        // Random: processes in containers that share this directory have equal process ids.
+        let mut number = [0; 8];
+        let random = getrandom::fill(&mut number);
+        let path = self.dir.join(format!("tmp-{:016x}", u64::from_le_bytes(number)));
         let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            random.map_err(|e| io::Error::other(e.to_string()))?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
             file.write_all(bytes)?;
             // On disk before the name is: after a crash the name must not stand for an empty file.
             file.sync_all()
         };
-        write().map_err(|source| CacheError::Io { path: path.clone(), source })?;
-        Ok(path)
+        match write() {
+            Ok(()) => Ok(path),
+            Err(source) => {
+                // On a full disk it would take what is left.
+                let _ = fs::remove_file(&path);
+                Err(CacheError::Io { path, source })
+            }
+        }
     }
 
     /// Remove what is over the bound, oldest first, and temporary files that a crash left.

@@ -80,6 +80,8 @@ pub(crate) struct Ended {
     pub outcome: MeteringOutcome,
     pub fuel: u64,
     pub reply: Reply,
+    /// The call, if it ended badly.
+    pub failed: Option<Call>,
 }
 
 /// From, call, address, lengths of method and payload.
@@ -167,11 +169,11 @@ macro_rules! rare_export {
 }
 
 /// Make a call. With `fibre`, on a store whose functions must be called asynchronously; else it never waits.
-pub(crate) async fn perform(store: &mut Store<ScriptData>, exports: &mut Exports, call: Call, fibre: bool) -> wasmtime::Result<Reply> {
+pub(crate) async fn perform(store: &mut Store<ScriptData>, exports: &mut Exports, call: &Call, fibre: bool) -> wasmtime::Result<Reply> {
     match call {
         Call::Tick(dt) => {
             if let Some(f) = &exports.on_tick {
-                invoke!(fibre, store, f, dt)?;
+                invoke!(fibre, store, f, *dt)?;
             }
         }
         Call::Start => {
@@ -186,16 +188,16 @@ pub(crate) async fn perform(store: &mut Store<ScriptData>, exports: &mut Exports
         }
         Call::Message(message) => {
             if let Some(f) = export!(store, exports, on_message) {
-                let Message { from, call, method, payload } = *message;
-                let address = hand_over(store, exports, fibre, &[method.as_bytes(), &payload]).await?;
-                invoke!(fibre, store, f, (from as i64, call as i64, address, method.len() as i32, payload.len() as i32))?;
+                let Message { from, call, method, payload } = &**message;
+                let address = hand_over(store, exports, fibre, &[method.as_bytes(), payload]).await?;
+                invoke!(fibre, store, f, (*from as i64, *call as i64, address, method.len() as i32, payload.len() as i32))?;
             }
         }
         Call::Event(event) => {
             if let Some(f) = export!(store, exports, on_event) {
-                let Event { kind, a, b, topic, payload } = *event;
-                let address = hand_over(store, exports, fibre, &[topic.as_bytes(), &payload]).await?;
-                let arguments = (kind as i32, a as i64, b as i64, address, topic.len() as i32, payload.len() as i32);
+                let Event { kind, a, b, topic, payload } = &**event;
+                let address = hand_over(store, exports, fibre, &[topic.as_bytes(), payload]).await?;
+                let arguments = (*kind as i32, *a as i64, *b as i64, address, topic.len() as i32, payload.len() as i32);
                 invoke!(fibre, store, f, arguments)?;
             }
         }
@@ -207,7 +209,7 @@ pub(crate) async fn perform(store: &mut Store<ScriptData>, exports: &mut Exports
         }
         Call::Restore { from, state } => {
             if let Some(f) = rare_export!(store, exports, restore_state, (i32, i32, i32), i32) {
-                let address = hand_over(store, exports, fibre, &[&state]).await?;
+                let address = hand_over(store, exports, fibre, &[state]).await?;
                 let refused = invoke!(fibre, store, f, (from.0 as i32, address, state.len() as i32))?;
                 return Ok(Reply::Restored(refused == 0));
             }

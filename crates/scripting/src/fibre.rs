@@ -109,12 +109,12 @@ impl Fibre {
         let exchange = &mut *meeting.exchange.borrow_mut();
         std::mem::swap(&mut exchange.lent, world);
         match exchange.ended.take() {
-            Some(Ended { outcome, fuel, reply }) => Step { outcome, fuel: exchange.meter.report(fuel), reply },
+            Some(Ended { outcome, fuel, reply, failed }) => Step { outcome, fuel: exchange.meter.report(fuel), reply, failed },
             None => {
                 let charged = exchange.charged;
                 let fuel = exchange.meter.paused(exchange.yielded.take(), charged);
                 let outcome = MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: true };
-                Step { outcome, fuel, reply: Reply::None }
+                Step { outcome, fuel, reply: Reply::None, failed: None }
             }
         }
     }
@@ -181,11 +181,11 @@ async fn live(mut store: Store<ScriptData>, mut exports: Exports, meeting: Arc<M
             (fibre.since_yield, fibre.in_call) = (0, 0);
         }
         store.set_epoch_deadline(1);
-        let result = match (store.set_fuel(total), call) {
+        let result = match (store.set_fuel(total), &call) {
             (Err(error), _) => Err(error),
             // What nearly every call is, without the room that the others take on the way.
             (Ok(()), Call::Tick(dt)) => match &exports.on_tick {
-                Some(on_tick) => on_tick.call_async(&mut store, dt).await.map(|()| Reply::None),
+                Some(on_tick) => on_tick.call_async(&mut store, *dt).await.map(|()| Reply::None),
                 None => Ok(Reply::None),
             },
             (Ok(()), call) => Box::pin(perform(&mut store, &mut exports, call, true)).await,
@@ -207,7 +207,7 @@ async fn live(mut store: Store<ScriptData>, mut exports: Exports, meeting: Arc<M
         if std::mem::take(&mut own.random_used) {
             exchange.random = Some(own.random.clone());
         }
-        exchange.ended = Some(Ended { outcome, fuel, reply });
+        exchange.ended = Some(Ended { outcome, fuel, reply, failed: outcome.is_end().then_some(call) });
         drop(exchange);
         if outcome.is_end() {
             return;

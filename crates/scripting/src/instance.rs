@@ -14,7 +14,7 @@ use crate::metering::MeteringOutcome;
 use crate::module::ScriptModule;
 use crate::policy::{OnBudget, ServerResourcePolicy};
 use crate::rate::{ActionLimiter, ActionRates};
-use crate::sandbox::FIBRE_QUANTUM;
+use crate::sandbox::{FIBRE_QUANTUM, SlotClass};
 use crate::wasi::WasiState;
 use aether_types::{Blame, InstanceId, Version};
 use rand_core::SeedableRng;
@@ -36,6 +36,8 @@ pub struct Step {
     pub fuel: u64,
     /// What it gave back.
     pub reply: Reply,
+    /// The call, if it ended badly: who made it may want to know which one it was.
+    pub failed: Option<Call>,
 }
 
 /// What an instance is built from, besides its module.
@@ -75,8 +77,11 @@ pub enum InstanceError {
     #[error("the start function {0}")]
     Start(MeteringOutcome),
     /// The process holds as many instances as it may.
-    #[error("no room for another instance: raise max_instances, or run fewer scripts on this node")]
-    Full,
+    #[error("no room for another instance with up to {} MiB: raise {}, or run fewer scripts on this node", class.mebibytes(), class.setting())]
+    Full {
+        /// The slots that are all taken.
+        class: SlotClass,
+    },
     /// Its world's memory is used up.
     #[error("the world's memory cap does not hold another instance with {initial_bytes} bytes")]
     WorldMemory {
@@ -96,7 +101,7 @@ impl InstanceError {
     pub fn blame(&self) -> Blame {
         match self {
             InstanceError::Module(_) | InstanceError::Start(_) => Blame::Script,
-            InstanceError::Full | InstanceError::WorldMemory { .. } | InstanceError::Directory(_) => Blame::Operator,
+            InstanceError::Full { .. } | InstanceError::WorldMemory { .. } | InstanceError::Directory(_) => Blame::Operator,
             InstanceError::Engine(_) => Blame::Host,
         }
     }
@@ -284,7 +289,7 @@ fn instantiate(
 
 fn build_error(error: &wasmtime::Error, module: &ScriptModule, memory: &WorldMemory) -> InstanceError {
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-        return InstanceError::Full;
+        return InstanceError::Full { class: module.class() };
     }
     if error.downcast_ref::<Trap>().is_some() || error.downcast_ref::<Stop>().is_some() {
         return InstanceError::Start(outcome_of(error));
@@ -349,15 +354,15 @@ fn metered<R>(
 fn run_sync(body: &mut SyncBody, world: &mut Option<Box<WorldContext>>, call: Call, fuel: u64) -> Step {
     let SyncBody { store, exports, .. } = body;
     let (result, fuel) = metered(store, world, fuel, |store| {
-        let performed = pin!(perform(store, exports, call, false));
+        let performed = pin!(perform(store, exports, &call, false));
         match performed.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => result,
             Poll::Pending => unreachable!("nothing waits in a call that is not on a fibre"),
         }
     });
     match result {
-        Ok(reply) => Step { outcome: MeteringOutcome::Completed, fuel, reply },
-        Err(error) => Step { outcome: outcome_of(&error), fuel, reply: Reply::None },
+        Ok(reply) => Step { outcome: MeteringOutcome::Completed, fuel, reply, failed: None },
+        Err(error) => Step { outcome: outcome_of(&error), fuel, reply: Reply::None, failed: Some(call) },
     }
 }
 

@@ -24,6 +24,30 @@ pub struct ScriptManifest {
     /// What it may use.
     #[serde(default)]
     pub limits: Limits,
+    /// What follows when it ends.
+    #[serde(default)]
+    pub supervision: Supervision,
+}
+
+/// What follows when a script ends. The `[supervision]` table. How often and how fast is its world's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Supervision {
+    /// Whether it is started again.
+    pub restart: Restart,
+}
+
+/// When a script is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Restart {
+    /// Always.
+    #[default]
+    Permanent,
+    /// When it ended badly, not when it finished.
+    Transient,
+    /// Never.
+    Temporary,
 }
 
 /// What a script may touch. The `[grants]` table.
@@ -121,7 +145,13 @@ impl ScriptManifest {
             storage_namespace: Some(name.to_string()),
             syscalls: Vec::new(),
         };
-        ScriptManifest { name, description: String::new(), grants, limits: Limits::default() }
+        ScriptManifest {
+            name,
+            description: String::new(),
+            grants,
+            limits: Limits::default(),
+            supervision: Supervision::default(),
+        }
     }
 
     /// Whether every value is in its range.

@@ -28,7 +28,7 @@ pub enum LoadError {
     Engine(String),
     /// The kernel allows too few memory mappings for the instances asked for.
     #[error(
-        "{instances} instances need up to {needed} memory mappings, the kernel allows {allowed}: lower max_instances, or run `sysctl -w vm.max_map_count={needed}`"
+        "{instances} instances need up to {needed} memory mappings, the kernel allows {allowed}: lower instances_small or instances_large, or run `sysctl -w vm.max_map_count={needed}`"
     )]
     MapCount {
         /// Instances asked for.

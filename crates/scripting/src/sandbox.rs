@@ -68,6 +68,14 @@ impl SlotClass {
         [SlotClass::Small, SlotClass::Large].into_iter().find(|class| memory_mb <= class.mebibytes())
     }
 
+    /// The setting of how many instances it holds, in the cluster file's `[node]`.
+    pub const fn setting(self) -> &'static str {
+        match self {
+            SlotClass::Small => "instances_small",
+            SlotClass::Large => "instances_large",
+        }
+    }
+
     /// How much memory a script in it can have.
     pub const fn mebibytes(self) -> u64 {
         match self {

@@ -1,14 +1,16 @@
-//! Durable state of worlds behind one trait: key-value data, checkpoints, who owns a world.
+//! Durable state behind one trait: key-value data and checkpoints of worlds, who owns a world, the catalogue of scripts.
 //!
 //! Start with [`Store`]. Every write of a world carries the generation that it was claimed with and the number of the commit it
 //! expects, and is refused in the same transaction if either is not the store's: a fence protects only its own transaction.
-//! [`SqliteStore`] is the embedded one: one file, one writer thread, group commit. Not here: what the bytes mean.
+//! [`SqliteStore`] is the embedded one: one file, one writer thread, group commit, and blobs in files of their own (`blobs.rs`).
+//! Not here: what the bytes mean, and which versions are worth keeping.
 
+mod blobs;
 mod sqlite;
 
-pub use sqlite::SqliteStore;
+pub use sqlite::{Options, SqliteStore};
 
-use aether_types::{Blame, Generation, WorldId};
+use aether_types::{Blame, Digest, Generation, ScriptId, Version, WorldId};
 use std::path::PathBuf;
 
 /// What a claim gives.
@@ -44,6 +46,34 @@ pub struct Batch {
     pub writes: Vec<KvWrite>,
     /// A checkpoint, which holds everything up to this commit.
     pub checkpoint: Option<Vec<u8>>,
+    /// What an operator calls this checkpoint: it is kept beside those that come by themselves. Nothing without a checkpoint.
+    pub checkpoint_name: Option<String>,
+}
+
+/// A checkpoint that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCheckpoint {
+    /// The number of its commit.
+    pub seq: u64,
+    /// What an operator called it; `None`: it was made by itself.
+    pub name: Option<String>,
+    /// Its bytes.
+    pub data: Vec<u8>,
+}
+
+/// A version of a script in the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionRow {
+    /// The script.
+    pub script: ScriptId,
+    /// Its number.
+    pub version: Version,
+    /// The blob of its source.
+    pub source: Digest,
+    /// Its manifest, as it was published.
+    pub manifest: String,
+    /// An operator wants it kept.
+    pub pinned: bool,
 }
 
 /// Told when a batch is durable, or why it is not. Called on the store's thread: it must be quick.
@@ -61,7 +91,7 @@ pub enum StoreError {
         world: WorldId,
         /// Who asked.
         generation: Generation,
-        /// What it thought was the last commit.
+        /// What it thought was the last commit, or wanted to be the last checkpoint.
         after_seq: u64,
     },
     /// Another process has the data directory.
@@ -75,6 +105,48 @@ pub enum StoreError {
         /// What it said.
         message: String,
     },
+    /// The writer did not keep up.
+    #[error(
+        "the store's queue of {queue} was full for {seconds} s: its disk is too slow for the worlds, or another program holds it"
+    )]
+    Busy {
+        /// How much waits.
+        queue: usize,
+        /// How long there was no place.
+        seconds: u64,
+    },
+    /// A blob is not what its name says.
+    #[error("{path} does not hold the bytes of {digest}: publish it again or delete the file")]
+    Damaged {
+        /// Its file.
+        path: PathBuf,
+        /// What should be in it.
+        digest: Digest,
+    },
+    /// A blob that nobody should want to keep.
+    #[error("{bytes} bytes are over the limit of {limit} for a blob: make it smaller")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The most that is kept.
+        limit: u64,
+    },
+    /// A file or directory of blobs cannot be used.
+    #[error("could not use {path}: {message}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        message: String,
+    },
+    /// A version that is not in the catalogue.
+    #[error("script {script} has no version {version}: publish it first, or choose one that is listed")]
+    NoVersion {
+        /// The script.
+        script: ScriptId,
+        /// Who asked for it meant this one.
+        version: Version,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -83,23 +155,65 @@ pub enum StoreError {
 impl StoreError {
     /// Who has to act.
     pub fn blame(&self) -> Blame {
-        Blame::Operator
+        match self {
+            StoreError::TooLarge { .. } => Blame::Script,
+            StoreError::Fenced { .. }
+            | StoreError::Locked(_)
+            | StoreError::Database { .. }
+            | StoreError::Busy { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::File { .. }
+            | StoreError::NoVersion { .. }
+            | StoreError::Closed => Blame::Operator,
+        }
     }
 }
 
 /// A stored key: namespace, key, value.
 pub type StoredKey = (String, String, Vec<u8>);
 
-/// Durable state.
+/// A checkpoint in a list: number of its commit, name, bytes.
+pub type CheckpointEntry = (u64, Option<String>, u64);
+
+/// Durable state. What returns no [`Done`] is durable when it returns.
 pub trait Store: Send + Sync {
     /// Take a world over: its generation rises, and writes of older ones are refused from now on.
     fn claim(&self, world: &WorldId) -> Result<Claim, StoreError>;
     /// All key-value data of a world.
     fn load_keys(&self, world: &WorldId) -> Result<Vec<StoredKey>, StoreError>;
-    /// The checkpoints that are kept, newest first, each with its commit's number.
-    fn load_checkpoints(&self, world: &WorldId) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
-    /// Make a batch durable. Batches of one world are committed in the order they were given. Waits while the store's queue is full.
+    /// The checkpoints that are kept, in the order in which a start tries them: newest first. Only after an older one was
+    /// restored ([`Store::remove_checkpoints_after`]) do named ones that are newer than that one come last.
+    fn load_checkpoints(&self, world: &WorldId) -> Result<Vec<StoredCheckpoint>, StoreError>;
+    /// The checkpoints that are kept without their bytes, newest first.
+    fn list_checkpoints(&self, world: &WorldId) -> Result<Vec<CheckpointEntry>, StoreError>;
+    /// Go back to the checkpoint of commit `seq`: newer ones without a name are removed, newer ones with a name are not tried
+    /// first any more. Refused if the generation is not the world's.
+    fn remove_checkpoints_after(&self, world: &WorldId, generation: Generation, seq: u64) -> Result<(), StoreError>;
+    /// Make a batch durable. Batches of one world are committed in the order they were given. Waits while the store's queue is
+    /// full, but ten seconds at most. After an error `done` is not called.
     fn commit(&self, batch: Batch, done: Done) -> Result<(), StoreError>;
     /// Wait until everything given so far is committed or refused.
     fn flush(&self) -> Result<(), StoreError>;
+
+    /// Write down the next version of a script: its number is never used again, also not after it was forgotten.
+    fn add_version(&self, script: ScriptId, source: Digest, manifest: &str) -> Result<Version, StoreError>;
+    /// All versions of all scripts, by script and version.
+    fn versions(&self) -> Result<Vec<VersionRow>, StoreError>;
+    /// Take a version out of the catalogue, if it is there. If it was the active one, the script has none now. Its blob stays.
+    fn forget_version(&self, script: ScriptId, version: Version) -> Result<(), StoreError>;
+    /// Mark a version as wanted, or not any more. `false`: there is no such version.
+    fn pin(&self, script: ScriptId, version: Version, pinned: bool) -> Result<bool, StoreError>;
+    /// The version of a script that worlds run from now on. Refused if it is not in the catalogue.
+    fn set_active(&self, script: ScriptId, version: Version) -> Result<(), StoreError>;
+    /// The active version of each script that has one, by script.
+    fn active(&self) -> Result<Vec<(ScriptId, Version)>, StoreError>;
+
+    /// Put bytes under their digest. Nothing happens if they are there already; what is there is replaced if it is damaged.
+    fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError>;
+    /// The bytes of a digest, checked. `None`: there are none.
+    fn get_blob(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError>;
+    /// All digests that have a blob, in order, unchecked.
+    fn blobs(&self) -> Result<Vec<Digest>, StoreError>;
+    /// Remove a blob, if it is there.
+    fn remove_blob(&self, digest: Digest) -> Result<(), StoreError>;
 }

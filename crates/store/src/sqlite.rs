@@ -1,37 +1,76 @@
 //! The embedded store: SQLite with a write-ahead log, flushed at every commit, written by one thread.
 //!
-//! The writer drains its queue and commits what it finds as one transaction (group commit over all worlds): the slower the disk, the
-//! more worlds share a flush. Readers have a connection of their own and never wait for it.
+//! The writer drains its queue and commits what it finds as one transaction (group commit over all worlds): the slower the disk,
+//! the more worlds share a flush. Everything else that writes comes through the same queue: no two transactions want the lock at
+//! once. Readers have a connection of their own and never wait for it. Blobs are not in the database.
 
-use crate::{Batch, Claim, Done, KvWrite, Store, StoreError, StoredKey};
-use aether_types::{Generation, WorldId};
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use crate::blobs::BlobFiles;
+use crate::{Batch, CheckpointEntry, Claim, Done, KvWrite, Store, StoreError, StoredCheckpoint, StoredKey, VersionRow};
+use aether_types::{Digest, Generation, ScriptId, Version, WorldId};
+use rusqlite::types::Type;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::str::FromStr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Batches that wait for the writer. Past it, tick threads wait with them.
 const QUEUE_MAX: usize = 4_096;
+/// How long they wait: longer than a disk's hiccup, shorter than an operator's patience.
+const QUEUE_WAIT: Duration = Duration::from_secs(10);
+/// How often they look for a place meanwhile.
+const QUEUE_POLL: Duration = Duration::from_millis(2);
 /// Batches in one transaction: bounds how long the first waits for the last.
 const GROUP_MAX: usize = 512;
 /// Each waits five seconds for the lock.
 const BUSY_RETRIES: usize = 6;
-/// Checkpoints kept for each world.
-const CHECKPOINTS_KEPT: u64 = 2;
+/// Named checkpoints kept for each world; the oldest goes.
+const NAMED_KEPT: u32 = 16;
+
+/// Pages in the log after which a commit copies them into the file: 4 MiB is quick, and a page written often is copied once.
+const LOG_PAGES: i64 = 1_000;
+/// The log's file is cut to this when it begins anew: large checkpoints make it large, and it would stay so.
+const LOG_BYTES_MAX: i64 = 64 << 20;
+/// Pages in the log that could not be copied because somebody reads: 256 MiB is worth a word to the operator.
+const LOG_PAGES_WARN: i64 = 65_536;
+/// How often the file is tidied at most.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
+/// Pages given back at a time: 2 MiB, so that a batch that comes meanwhile hardly waits.
+const VACUUM_PAGES: i64 = 512;
+/// Free pages are kept for the next checkpoint: one part of this many of the file, and 4 MiB in any case.
+const FREE_PART: i64 = 4;
+const FREE_PAGES: i64 = 1_024;
+
+/// What may be chosen about a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Checkpoints without a name that are kept for each world; 0 counts as 1.
+    pub checkpoints_kept: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { checkpoints_kept: 2 }
+    }
+}
 
 enum Job {
     Commit(Batch, Done),
-    Claim(WorldId, SyncSender<Result<Claim, StoreError>>),
+    /// Something else that writes, in a transaction of its own, after all that was given before.
+    Write(Box<dyn FnOnce(&mut Writer) + Send>),
     Flush(SyncSender<()>),
 }
 
-/// A store in one file.
+/// A store in one file, and blobs beside it.
 pub struct SqliteStore {
     path: PathBuf,
     jobs: Option<SyncSender<Job>>,
     reader: Mutex<Connection>,
+    blobs: BlobFiles,
     writer: Option<JoinHandle<()>>,
     /// Held for the life of the store: a second process is refused.
     _lock: File,
@@ -40,6 +79,11 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Open or make the database in a directory.
     pub fn open(dir: &Path) -> Result<SqliteStore, StoreError> {
+        SqliteStore::open_with(dir, Options::default())
+    }
+
+    /// The same with other options than the default ones.
+    pub fn open_with(dir: &Path, options: Options) -> Result<SqliteStore, StoreError> {
         let path = dir.join("aether.sqlite");
         let failed = |error: &dyn std::fmt::Display| StoreError::Database { path: path.clone(), message: error.to_string() };
         std::fs::create_dir_all(dir).map_err(|e| failed(&e))?;
@@ -49,31 +93,97 @@ impl SqliteStore {
             Err(std::fs::TryLockError::WouldBlock) => return Err(StoreError::Locked(dir.to_owned())),
             Err(std::fs::TryLockError::Error(error)) => return Err(failed(&error)),
         }
-        let open = || -> rusqlite::Result<Connection> {
-            let connection = Connection::open(&path)?;
-            connection.busy_timeout(std::time::Duration::from_secs(5))?;
-            connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", "FULL")?;
-            Ok(connection)
-        };
-        let writer = open().map_err(|e| failed(&e))?;
-        writer.execute_batch(include_str!("schema.sql")).map_err(|e| failed(&e))?;
-        let reader = Mutex::new(open().map_err(|e| failed(&e))?);
+        let blobs = BlobFiles::open(&dir.join("blobs"))?;
+        let connection = connect(&path).map_err(|e| failed(&e))?;
+        prepare_tables(&connection).map_err(|e| failed(&e))?;
+        let reader = Mutex::new(connect(&path).map_err(|e| failed(&e))?);
         let (jobs, queue) = sync_channel(QUEUE_MAX);
-        let writer = Writer { connection: writer, path: path.clone() };
+        let writer = Writer::new(connection, path.clone(), options);
         let writer =
             std::thread::Builder::new().name("store".into()).spawn(move || writer.run(&queue)).map_err(|e| failed(&e))?;
-        Ok(SqliteStore { path, jobs: Some(jobs), reader, writer: Some(writer), _lock: lock })
+        Ok(SqliteStore { path, jobs: Some(jobs), reader, blobs, writer: Some(writer), _lock: lock })
     }
 
-    fn jobs(&self) -> Result<&SyncSender<Job>, StoreError> {
-        self.jobs.as_ref().ok_or(StoreError::Closed)
+    fn send(&self, job: Job) -> Result<(), StoreError> {
+        send_within(self.jobs.as_ref().ok_or(StoreError::Closed)?, job, QUEUE_WAIT)
     }
 
     fn read<R>(&self, f: impl FnOnce(&Connection) -> rusqlite::Result<R>) -> Result<R, StoreError> {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         f(&reader).map_err(|error| StoreError::Database { path: self.path.clone(), message: error.to_string() })
     }
+
+    /// A transaction on the writer's thread; durable when this returns. `f` may run more than once, each time from the beginning.
+    fn write<R: Send + 'static>(
+        &self,
+        f: impl Fn(&Transaction<'_>) -> rusqlite::Result<R> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        let (send, receive) = sync_channel(1);
+        self.send(Job::Write(Box::new(move |writer: &mut Writer| {
+            let result = writer.transact(&f).map_err(|error| writer.failed(&error));
+            let _ = send.send(result);
+        })))?;
+        receive.recv().map_err(|_| StoreError::Closed)?
+    }
+}
+
+/// `SyncSender` can wait for ever or not at all; a tick thread must not wait for ever.
+fn send_within(jobs: &SyncSender<Job>, mut job: Job, limit: Duration) -> Result<(), StoreError> {
+    let mut since = None;
+    loop {
+        job = match jobs.try_send(job) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Disconnected(_)) => return Err(StoreError::Closed),
+            Err(TrySendError::Full(job)) => job,
+        };
+        if since.get_or_insert_with(Instant::now).elapsed() >= limit {
+            return Err(StoreError::Busy { queue: QUEUE_MAX, seconds: limit.as_secs() });
+        }
+        std::thread::sleep(QUEUE_POLL);
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    if connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))? == 0 {
+        // Free pages can be given back to the disk. Only an empty file can be made so, and what comes next writes its first page.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // A commit that fills the log empties it (it waits for no reader), so the log is as long as one burst, not as one run.
+    connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+    // What one great burst made of the log's file is cut off when the log begins anew.
+    connection.pragma_update(None, "journal_size_limit", LOG_BYTES_MAX)?;
+    Ok(connection)
+}
+
+/// The tables, and what files of older builds lack.
+fn prepare_tables(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(include_str!("schema.sql"))?;
+    let named: bool =
+        connection.query_row("SELECT EXISTS (SELECT 1 FROM pragma_table_info('world_ckpt') WHERE name = 'name')", [], |row| {
+            row.get(0)
+        })?;
+    if !named {
+        connection.execute_batch("ALTER TABLE world_ckpt ADD COLUMN name TEXT")?;
+    }
+    Ok(())
+}
+
+/// A column that holds an id or a digest as text.
+fn parsed<T>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T: FromStr,
+    T::Err: Error + Send + Sync + 'static,
+{
+    let text: String = row.get(column)?;
+    text.parse::<T>().map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
+}
+
+fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(column).map(|number| number as u64)
 }
 
 impl Drop for SqliteStore {
@@ -88,9 +198,15 @@ impl Drop for SqliteStore {
 
 impl Store for SqliteStore {
     fn claim(&self, world: &WorldId) -> Result<Claim, StoreError> {
-        let (send, receive) = sync_channel(1);
-        self.jobs()?.send(Job::Claim(world.clone(), send)).map_err(|_| StoreError::Closed)?;
-        receive.recv().map_err(|_| StoreError::Closed)?
+        let world = world.clone();
+        self.write(move |transaction| {
+            transaction.execute("INSERT INTO world (world_id) VALUES (?1) ON CONFLICT DO NOTHING", [world.as_str()])?;
+            transaction.query_row(
+                "UPDATE world SET epoch = epoch + 1 WHERE world_id = ?1 RETURNING epoch, commit_seq",
+                [world.as_str()],
+                |row| Ok(Claim { generation: Generation(number(row, 0)?), commit_seq: number(row, 1)? }),
+            )
+        })
     }
 
     fn load_keys(&self, world: &WorldId) -> Result<Vec<StoredKey>, StoreError> {
@@ -101,35 +217,175 @@ impl Store for SqliteStore {
         })
     }
 
-    fn load_checkpoints(&self, world: &WorldId) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+    fn load_checkpoints(&self, world: &WorldId) -> Result<Vec<StoredCheckpoint>, StoreError> {
         self.read(|connection| {
             let mut query =
-                connection.prepare_cached("SELECT seq, data FROM world_ckpt WHERE world_id = ?1 ORDER BY seq DESC")?;
-            let rows = query.query_map([world.as_str()], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?;
+                connection.prepare_cached("SELECT seq, name, data FROM world_ckpt WHERE world_id = ?1 ORDER BY seq DESC")?;
+            let rows = query.query_map([world.as_str()], |row| {
+                Ok(StoredCheckpoint { seq: number(row, 0)?, name: row.get(1)?, data: row.get(2)? })
+            })?;
+            let mut checkpoints = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+            let first = connection
+                .query_row("SELECT ckpt_seq FROM world WHERE world_id = ?1", [world.as_str()], |row| number(row, 0))
+                .optional()?;
+            // Here and not in SQL, which would sort megabytes. The sort is stable.
+            if let Some(first) = first {
+                checkpoints.sort_by_key(|checkpoint| checkpoint.seq > first);
+            }
+            Ok(checkpoints)
+        })
+    }
+
+    fn list_checkpoints(&self, world: &WorldId) -> Result<Vec<CheckpointEntry>, StoreError> {
+        self.read(|connection| {
+            let mut query =
+                connection.prepare("SELECT seq, name, length(data) FROM world_ckpt WHERE world_id = ?1 ORDER BY seq DESC")?;
+            let rows = query.query_map([world.as_str()], |row| Ok((number(row, 0)?, row.get(1)?, number(row, 2)?)))?;
             rows.collect()
         })
     }
 
+    fn remove_checkpoints_after(&self, world: &WorldId, generation: Generation, seq: u64) -> Result<(), StoreError> {
+        let id = world.clone();
+        let newest = i64::try_from(seq).unwrap_or(i64::MAX);
+        let owned = self.write(move |transaction| {
+            let owner = transaction.execute(
+                "UPDATE world SET ckpt_seq = ?3 WHERE world_id = ?1 AND epoch = ?2",
+                params![id.as_str(), generation.0 as i64, newest],
+            )?;
+            if owner == 0 {
+                return Ok(false);
+            }
+            transaction.execute(
+                "DELETE FROM world_ckpt WHERE world_id = ?1 AND seq > ?2 AND name IS NULL",
+                params![id.as_str(), newest],
+            )?;
+            Ok(true)
+        })?;
+        if owned { Ok(()) } else { Err(StoreError::Fenced { world: world.clone(), generation, after_seq: seq }) }
+    }
+
     fn commit(&self, batch: Batch, done: Done) -> Result<(), StoreError> {
         // Waits while the queue is full: who fills it are the worlds of the thread that waits.
-        self.jobs()?.send(Job::Commit(batch, done)).map_err(|_| StoreError::Closed)
+        self.send(Job::Commit(batch, done))
     }
 
     fn flush(&self) -> Result<(), StoreError> {
         let (send, receive) = sync_channel(1);
-        self.jobs()?.send(Job::Flush(send)).map_err(|_| StoreError::Closed)?;
+        self.send(Job::Flush(send))?;
         receive.recv().map_err(|_| StoreError::Closed)
+    }
+
+    fn add_version(&self, script: ScriptId, source: Digest, manifest: &str) -> Result<Version, StoreError> {
+        let manifest = manifest.to_owned();
+        self.write(move |transaction| {
+            let version: u32 = transaction.query_row(
+                "INSERT INTO script (script_id, last_version) VALUES (?1, 1) \
+                 ON CONFLICT (script_id) DO UPDATE SET last_version = script.last_version + 1 RETURNING last_version",
+                [script.as_str()],
+                |row| row.get(0),
+            )?;
+            transaction.execute(
+                "INSERT INTO artifact (script_id, version, source, manifest) VALUES (?1, ?2, ?3, ?4)",
+                params![script.as_str(), version, source.to_string(), manifest],
+            )?;
+            Ok(Version(version))
+        })
+    }
+
+    fn versions(&self) -> Result<Vec<VersionRow>, StoreError> {
+        self.read(|connection| {
+            let mut query = connection
+                .prepare("SELECT script_id, version, source, manifest, pinned FROM artifact ORDER BY script_id, version")?;
+            let rows = query.query_map([], |row| {
+                Ok(VersionRow {
+                    script: parsed(row, 0)?,
+                    version: Version(row.get(1)?),
+                    source: parsed(row, 2)?,
+                    manifest: row.get(3)?,
+                    pinned: row.get(4)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    fn forget_version(&self, script: ScriptId, version: Version) -> Result<(), StoreError> {
+        self.write(move |transaction| {
+            transaction
+                .execute("DELETE FROM artifact WHERE script_id = ?1 AND version = ?2", params![script.as_str(), version.0])?;
+            transaction.execute(
+                "UPDATE script SET active = NULL WHERE script_id = ?1 AND active = ?2",
+                params![script.as_str(), version.0],
+            )?;
+            Ok(())
+        })
+    }
+
+    fn pin(&self, script: ScriptId, version: Version, pinned: bool) -> Result<bool, StoreError> {
+        self.write(move |transaction| {
+            let rows = transaction.execute(
+                "UPDATE artifact SET pinned = ?3 WHERE script_id = ?1 AND version = ?2",
+                params![script.as_str(), version.0, pinned],
+            )?;
+            Ok(rows == 1)
+        })
+    }
+
+    fn set_active(&self, script: ScriptId, version: Version) -> Result<(), StoreError> {
+        let rows = self.write(move |transaction| {
+            transaction.execute(
+                "UPDATE script SET active = ?2 WHERE script_id = ?1 \
+                 AND EXISTS (SELECT 1 FROM artifact WHERE artifact.script_id = ?1 AND artifact.version = ?2)",
+                params![script.as_str(), version.0],
+            )
+        })?;
+        if rows == 1 { Ok(()) } else { Err(StoreError::NoVersion { script, version }) }
+    }
+
+    fn active(&self) -> Result<Vec<(ScriptId, Version)>, StoreError> {
+        self.read(|connection| {
+            let mut query =
+                connection.prepare("SELECT script_id, active FROM script WHERE active IS NOT NULL ORDER BY script_id")?;
+            let rows = query.query_map([], |row| Ok((parsed(row, 0)?, Version(row.get(1)?))))?;
+            rows.collect()
+        })
+    }
+
+    fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        self.blobs.put(bytes)
+    }
+
+    fn get_blob(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        self.blobs.get(digest)
+    }
+
+    fn blobs(&self) -> Result<Vec<Digest>, StoreError> {
+        self.blobs.list()
+    }
+
+    fn remove_blob(&self, digest: Digest) -> Result<(), StoreError> {
+        self.blobs.remove(digest)
     }
 }
 
 struct Writer {
     connection: Connection,
     path: PathBuf,
+    checkpoints_kept: u32,
+    /// Something was written since the file was tidied, or there is more to tidy.
+    untidy: bool,
+    tidied: Instant,
 }
 
 impl Writer {
+    fn new(connection: Connection, path: PathBuf, options: Options) -> Writer {
+        let checkpoints_kept = options.checkpoints_kept.max(1);
+        Writer { connection, path, checkpoints_kept, untidy: true, tidied: Instant::now() }
+    }
+
     fn run(mut self, queue: &Receiver<Job>) {
-        while let Ok(first) = queue.recv() {
+        while let Some(first) = self.next(queue) {
             let mut batches = Vec::new();
             let mut job = Some(first);
             let mut after = None;
@@ -150,9 +406,7 @@ impl Writer {
                 self.commit_group(batches);
             }
             match after {
-                Some(Job::Claim(world, reply)) => {
-                    let _ = reply.send(self.claim(&world));
-                }
+                Some(Job::Write(write)) => write(&mut self),
                 Some(Job::Flush(reply)) => {
                     let _ = reply.send(());
                 }
@@ -161,45 +415,78 @@ impl Writer {
         }
     }
 
+    /// The next job; while there is none, the file is tidied now and then. `None`: the store was dropped, and everything is done.
+    fn next(&mut self, queue: &Receiver<Job>) -> Option<Job> {
+        while self.untidy {
+            match queue.recv_timeout(TIDY_EVERY.saturating_sub(self.tidied.elapsed())) {
+                Ok(job) => return Some(job),
+                Err(RecvTimeoutError::Timeout) => self.tidy(),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        queue.recv().ok()
+    }
+
+    /// Give the disk back what is not used. That it fails harms nobody: it is tried again after the next write.
+    fn tidy(&mut self) {
+        self.tidied = Instant::now();
+        self.untidy = self.shrink().unwrap_or_else(|error| {
+            tracing::warn!(path = %self.path.display(), %error, "could not tidy the database, it stays larger than it must be");
+            false
+        });
+    }
+
+    /// Whether there is more to do.
+    fn shrink(&self) -> rusqlite::Result<bool> {
+        let count = |pragma: &str| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+        let spare =
+            || -> rusqlite::Result<i64> { Ok(count("freelist_count")? - (count("page_count")? / FREE_PART).max(FREE_PAGES)) };
+        let before = spare()?;
+        if before > 0 {
+            // Frees a page for each row that is asked for: `execute_batch` would free one. Does nothing in files of older builds.
+            self.connection.pragma(None, "incremental_vacuum", before.min(VACUUM_PAGES), |_| Ok(()))?;
+        }
+        // So that the next write begins the log anew. PASSIVE: waits for nobody.
+        let (log, copied) = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
+        if log - copied > LOG_PAGES_WARN {
+            let path = self.path.display();
+            tracing::warn!(%path, pages = log - copied, "the database's log grows: another program reads it and does not end");
+        }
+        let after = spare()?;
+        Ok(after > 0 && after < before)
+    }
+
     fn failed(&self, error: &rusqlite::Error) -> StoreError {
         StoreError::Database { path: self.path.clone(), message: error.to_string() }
     }
 
-    fn claim(&mut self, world: &WorldId) -> Result<Claim, StoreError> {
-        let run = |connection: &mut Connection| -> rusqlite::Result<Claim> {
+    fn transact<R>(&mut self, f: impl Fn(&Transaction<'_>) -> rusqlite::Result<R>) -> rusqlite::Result<R> {
+        self.untidy = true;
+        let run = |connection: &mut Connection| -> rusqlite::Result<R> {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            transaction.execute("INSERT INTO world (world_id) VALUES (?1) ON CONFLICT DO NOTHING", [world.as_str()])?;
-            let claim = transaction.query_row(
-                "UPDATE world SET epoch = epoch + 1 WHERE world_id = ?1 RETURNING epoch, commit_seq",
-                [world.as_str()],
-                |row| {
-                    Ok(Claim { generation: Generation(row.get::<_, i64>(0)? as u64), commit_seq: row.get::<_, i64>(1)? as u64 })
-                },
-            )?;
+            let value = f(&transaction)?;
             transaction.commit()?;
-            Ok(claim)
-        };
-        run(&mut self.connection).map_err(|error| self.failed(&error))
-    }
-
-    /// One transaction for all; a batch that the fence refuses writes nothing and does not hinder the others.
-    fn commit_group(&mut self, batches: Vec<(Batch, Done)>) {
-        let run = |connection: &mut Connection| -> rusqlite::Result<Vec<bool>> {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let applied = batches.iter().map(|(batch, _)| apply(&transaction, batch)).collect::<rusqlite::Result<_>>()?;
-            transaction.commit()?;
-            Ok(applied)
+            Ok(value)
         };
         let mut result = run(&mut self.connection);
         for _ in 0..BUSY_RETRIES {
             match &result {
                 // Somebody looks at the file with another program, and holds it.
-                Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
-                    result = run(&mut self.connection)
-                }
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => result = run(&mut self.connection),
                 _ => break,
             }
         }
+        result
+    }
+
+    /// One transaction for all; a batch that the fence refuses writes nothing and does not hinder the others.
+    fn commit_group(&mut self, batches: Vec<(Batch, Done)>) {
+        let kept = self.checkpoints_kept;
+        let result = self.transact(|transaction| {
+            batches.iter().map(|(batch, _)| apply(transaction, batch, kept)).collect::<rusqlite::Result<Vec<bool>>>()
+        });
         let error = result.as_ref().err().map(|error| self.failed(error));
         for (i, (batch, done)) in batches.into_iter().enumerate() {
             done(match (&result, &error) {
@@ -212,7 +499,7 @@ impl Writer {
 }
 
 /// The fence, then the data. `false`: the fence refused, nothing was written.
-fn apply(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<bool> {
+fn apply(transaction: &Transaction<'_>, batch: &Batch, checkpoints_kept: u32) -> rusqlite::Result<bool> {
     let world = batch.world.as_str();
     let mut fence = transaction
         .prepare_cached("UPDATE world SET commit_seq = commit_seq + 1 WHERE world_id = ?1 AND epoch = ?2 AND commit_seq = ?3 RETURNING commit_seq")?;
@@ -234,14 +521,24 @@ fn apply(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<bool>
     }
     if let Some(data) = &batch.checkpoint {
         transaction
-            .prepare_cached("INSERT INTO world_ckpt (world_id, seq, data) VALUES (?1, ?2, ?3)")?
-            .execute(params![world, seq, data])?;
+            .prepare_cached("INSERT INTO world_ckpt (world_id, seq, name, data) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![world, seq, batch.checkpoint_name, data])?;
         transaction.prepare_cached("UPDATE world SET ckpt_seq = ?2 WHERE world_id = ?1")?.execute(params![world, seq])?;
-        transaction
-            .prepare_cached(
-                "DELETE FROM world_ckpt WHERE world_id = ?1 AND seq NOT IN (SELECT seq FROM world_ckpt WHERE world_id = ?1 ORDER BY seq DESC LIMIT ?2)",
-            )?
-            .execute(params![world, CHECKPOINTS_KEPT as i64])?;
+        // Those with a name and those without are counted apart.
+        let (remove, kept) = if batch.checkpoint_name.is_some() {
+            (
+                "DELETE FROM world_ckpt WHERE world_id = ?1 AND name IS NOT NULL AND seq NOT IN \
+                 (SELECT seq FROM world_ckpt WHERE world_id = ?1 AND name IS NOT NULL ORDER BY seq DESC LIMIT ?2)",
+                NAMED_KEPT,
+            )
+        } else {
+            (
+                "DELETE FROM world_ckpt WHERE world_id = ?1 AND name IS NULL AND seq NOT IN \
+                 (SELECT seq FROM world_ckpt WHERE world_id = ?1 AND name IS NULL ORDER BY seq DESC LIMIT ?2)",
+                checkpoints_kept,
+            )
+        };
+        transaction.prepare_cached(remove)?.execute(params![world, kept])?;
     }
     Ok(true)
 }
@@ -255,6 +552,10 @@ mod tests {
         WorldId::new(name).unwrap()
     }
 
+    fn script(name: &str) -> ScriptId {
+        ScriptId::new(name).unwrap()
+    }
+
     fn batch(name: &str, claim: Claim, key: &str, value: Option<&[u8]>) -> Batch {
         let write = KvWrite { namespace: "shop".into(), key: key.into(), value: value.map(<[u8]>::to_vec) };
         Batch {
@@ -263,6 +564,7 @@ mod tests {
             after_seq: claim.commit_seq,
             writes: vec![write],
             checkpoint: None,
+            checkpoint_name: None,
         }
     }
 
@@ -270,6 +572,22 @@ mod tests {
         let (send, receive) = channel();
         store.commit(batch, Box::new(move |result| send.send(result).unwrap()))?;
         receive.recv().unwrap()
+    }
+
+    /// A checkpoint of the town in a commit of its own; its data is its number.
+    fn checkpoint(store: &SqliteStore, claim: &mut Claim, name: Option<&str>) {
+        let data = (claim.commit_seq + 1).to_string().into_bytes();
+        let named = name.map(str::to_owned);
+        let empty = batch("town", *claim, "", None);
+        commit(store, Batch { writes: Vec::new(), checkpoint: Some(data), checkpoint_name: named, ..empty }).unwrap();
+        claim.commit_seq += 1;
+    }
+
+    /// Numbers and names, in the order of a start.
+    fn kept(store: &SqliteStore) -> Vec<(u64, Option<String>)> {
+        let checkpoints = store.load_checkpoints(&world("town")).unwrap();
+        assert!(checkpoints.iter().all(|checkpoint| checkpoint.data == checkpoint.seq.to_string().into_bytes()));
+        checkpoints.into_iter().map(|checkpoint| (checkpoint.seq, checkpoint.name)).collect()
     }
 
     #[test]
@@ -317,16 +635,94 @@ mod tests {
     }
 
     #[test]
-    fn two_checkpoints_are_kept_newest_first() {
+    fn two_checkpoints_are_kept_newest_first_unless_more_are_asked_for() {
+        for (options, wanted) in [(Options::default(), 3..=4), (Options { checkpoints_kept: 3 }, 2..=4)] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = SqliteStore::open_with(dir.path(), options).unwrap();
+            let mut claim = store.claim(&world("town")).unwrap();
+            for _ in 0..4 {
+                checkpoint(&store, &mut claim, None);
+            }
+            assert_eq!(kept(&store), wanted.rev().map(|seq| (seq, None)).collect::<Vec<(u64, Option<String>)>>());
+        }
+    }
+
+    #[test]
+    fn named_checkpoints_survive_retention_and_do_not_count_in_it() {
         let dir = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(dir.path()).unwrap();
         let mut claim = store.claim(&world("town")).unwrap();
-        for data in [b"1", b"2", b"3"] {
-            let batch = Batch { writes: Vec::new(), checkpoint: Some(data.to_vec()), ..batch("town", claim, "", None) };
-            commit(&store, batch).unwrap();
-            claim.commit_seq += 1;
+        for name in [None, Some("before"), None, None, Some("after")] {
+            checkpoint(&store, &mut claim, name);
         }
-        assert_eq!(store.load_checkpoints(&world("town")).unwrap(), [(3, b"3".to_vec()), (2, b"2".to_vec())]);
+        let wanted = [(5, Some("after")), (4, None), (3, None), (2, Some("before"))];
+        assert_eq!(kept(&store), wanted.map(|(seq, name)| (seq, name.map(str::to_owned))));
+        let listed = store.list_checkpoints(&world("town")).unwrap();
+        assert_eq!(listed, wanted.map(|(seq, name)| (seq, name.map(str::to_owned), 1)));
+    }
+
+    #[test]
+    fn of_the_named_checkpoints_sixteen_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
+        let mut claim = store.claim(&world("town")).unwrap();
+        checkpoint(&store, &mut claim, None);
+        for _ in 0..18 {
+            checkpoint(&store, &mut claim, Some("nightly"));
+        }
+        let seqs: Vec<u64> = kept(&store).into_iter().map(|(seq, _)| seq).collect();
+        assert_eq!(seqs, (4..=19).rev().chain([1]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_restored_checkpoint_is_the_first_at_the_next_start_until_a_new_one_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open_with(dir.path(), Options { checkpoints_kept: 9 }).unwrap();
+        let mut claim = store.claim(&world("town")).unwrap();
+        for name in [None, None, Some("fair"), None] {
+            checkpoint(&store, &mut claim, name);
+        }
+        store.remove_checkpoints_after(&world("town"), claim.generation, 2).unwrap();
+        let fair = || Some("fair".to_owned());
+        assert_eq!(kept(&store), [(2, None), (1, None), (3, fair())]);
+        assert_eq!(store.list_checkpoints(&world("town")).unwrap()[0].0, 3);
+        checkpoint(&store, &mut claim, None);
+        assert_eq!(kept(&store), [(5, None), (3, fair()), (2, None), (1, None)]);
+    }
+
+    #[test]
+    fn an_older_generation_removes_no_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
+        let mut claim = store.claim(&world("town")).unwrap();
+        checkpoint(&store, &mut claim, None);
+        checkpoint(&store, &mut claim, None);
+        store.claim(&world("town")).unwrap();
+        let removed = store.remove_checkpoints_after(&world("town"), claim.generation, 1);
+        assert!(matches!(removed, Err(StoreError::Fenced { .. })));
+        assert_eq!(kept(&store), [(2, None), (1, None)]);
+    }
+
+    #[test]
+    fn a_file_from_before_checkpoints_had_names_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Connection::open(dir.path().join("aether.sqlite")).unwrap();
+        old.execute_batch(
+            "CREATE TABLE world (world_id TEXT PRIMARY KEY, epoch BIGINT NOT NULL DEFAULT 0, \
+               commit_seq BIGINT NOT NULL DEFAULT 0, ckpt_seq BIGINT NOT NULL DEFAULT 0); \
+             CREATE TABLE world_ckpt (world_id TEXT NOT NULL, seq BIGINT NOT NULL, data BLOB NOT NULL, \
+               PRIMARY KEY (world_id, seq)); \
+             INSERT INTO world VALUES ('town', 1, 1, 1); \
+             INSERT INTO world_ckpt VALUES ('town', 1, x'31');",
+        )
+        .unwrap();
+        drop(old);
+        // Twice: what was added once is not added again.
+        drop(SqliteStore::open(dir.path()).unwrap());
+        let store = SqliteStore::open(dir.path()).unwrap();
+        let mut claim = store.claim(&world("town")).unwrap();
+        checkpoint(&store, &mut claim, Some("first"));
+        assert_eq!(kept(&store), [(2, Some("first".to_owned())), (1, None)]);
     }
 
     #[test]
@@ -334,5 +730,115 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _store = SqliteStore::open(dir.path()).unwrap();
         assert!(matches!(SqliteStore::open(dir.path()), Err(StoreError::Locked(_))));
+    }
+
+    #[test]
+    fn versions_rise_survive_a_restart_and_are_never_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (script("patrol"), script("door"));
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let store = SqliteStore::open(dir.path()).unwrap();
+        assert_eq!(store.add_version(a, one, "m1").unwrap(), Version(1));
+        assert_eq!(store.add_version(a, two, "m2").unwrap(), Version(2));
+        assert_eq!(store.add_version(b, one, "d1").unwrap(), Version(1));
+        store.forget_version(a, Version(2)).unwrap();
+        store.forget_version(a, Version(7)).unwrap();
+        drop(store);
+        let store = SqliteStore::open(dir.path()).unwrap();
+        assert_eq!(store.add_version(a, two, "m3").unwrap(), Version(3));
+        let row = |script, version, source, manifest: &str| VersionRow {
+            script,
+            version: Version(version),
+            source,
+            manifest: manifest.to_owned(),
+            pinned: false,
+        };
+        assert_eq!(store.versions().unwrap(), [row(b, 1, one, "d1"), row(a, 1, one, "m1"), row(a, 3, two, "m3")]);
+    }
+
+    #[test]
+    fn a_pin_survives_a_restart_and_needs_a_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
+        let version = store.add_version(script("patrol"), Digest::of(b""), "").unwrap();
+        assert!(store.pin(script("patrol"), version, true).unwrap());
+        assert!(!store.pin(script("patrol"), version.next(), true).unwrap());
+        assert!(!store.pin(script("door"), version, true).unwrap());
+        drop(store);
+        let store = SqliteStore::open(dir.path()).unwrap();
+        assert!(store.versions().unwrap()[0].pinned);
+        assert!(store.pin(script("patrol"), version, false).unwrap());
+        assert!(!store.versions().unwrap()[0].pinned);
+    }
+
+    #[test]
+    fn the_active_version_survives_a_restart_and_later_versions() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
+        let version = store.add_version(script("patrol"), Digest::of(b""), "").unwrap();
+        assert!(store.active().unwrap().is_empty());
+        store.set_active(script("patrol"), version).unwrap();
+        store.add_version(script("patrol"), Digest::of(b"2"), "").unwrap();
+        drop(store);
+        let store = SqliteStore::open(dir.path()).unwrap();
+        assert_eq!(store.active().unwrap(), [(script("patrol"), version)]);
+    }
+
+    #[test]
+    fn a_version_that_is_not_there_is_not_active() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
+        let version = store.add_version(script("patrol"), Digest::of(b""), "").unwrap();
+        store.set_active(script("patrol"), version).unwrap();
+        for (name, version) in [("patrol", version.next()), ("door", version)] {
+            assert!(matches!(store.set_active(script(name), version), Err(StoreError::NoVersion { .. })));
+        }
+        assert_eq!(store.active().unwrap(), [(script("patrol"), version)]);
+        store.forget_version(script("patrol"), version).unwrap();
+        assert!(store.active().unwrap().is_empty());
+    }
+
+    #[test]
+    fn blobs_are_found_beside_the_database_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = SqliteStore::open(dir.path()).unwrap().put_blob(b"wasm").unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
+        assert!(dir.path().join("blobs").join(digest.to_string()).is_file());
+        assert_eq!(store.blobs().unwrap(), [digest]);
+        assert_eq!(store.get_blob(digest).unwrap(), Some(b"wasm".to_vec()));
+        store.remove_blob(digest).unwrap();
+        assert!(store.blobs().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_full_queue_is_an_error_when_the_time_is_over() {
+        let (jobs, queue) = sync_channel(1);
+        let flush = || Job::Flush(sync_channel(1).0);
+        send_within(&jobs, flush(), Duration::ZERO).unwrap();
+        assert!(matches!(send_within(&jobs, flush(), Duration::ZERO), Err(StoreError::Busy { .. })));
+        drop(queue);
+        assert!(matches!(send_within(&jobs, flush(), Duration::ZERO), Err(StoreError::Closed)));
+    }
+
+    #[test]
+    fn a_new_file_gives_back_what_was_deleted_a_part_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("aether.sqlite");
+        let connection = connect(&path).unwrap();
+        prepare_tables(&connection).unwrap();
+        let mut writer = Writer::new(connection, path, Options::default());
+        let insert = "INSERT INTO world_kv (world_id, ns, k, v, seq) VALUES ('town', 'shop', 'map', zeroblob(16777216), 1)";
+        for sql in [insert, "DELETE FROM world_kv"] {
+            assert_eq!(writer.transact(|transaction| transaction.execute(sql, [])).unwrap(), 1);
+        }
+        let pages =
+            |writer: &Writer| -> i64 { writer.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap() };
+        let before = pages(&writer);
+        writer.tidy();
+        assert!(writer.untidy && (before - VACUUM_PAGES - 8..before).contains(&pages(&writer)));
+        while writer.untidy {
+            writer.tidy();
+        }
+        assert!((FREE_PAGES..FREE_PAGES + 100).contains(&pages(&writer)));
     }
 }

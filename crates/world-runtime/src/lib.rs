@@ -3,13 +3,19 @@
 //! Read [`TickScheduler`] (order and slices), [`OverloadTracker`] (who is suspended), then [`World::tick`], which runs the scripts
 //! between them. Not here: threads, actors, clocks (time is an argument), files, the engine (`aether-engine`).
 
+mod lifecycle;
 mod overload;
+mod reload;
 mod scheduler;
+mod script;
+mod supervision;
 mod world;
 
 pub use overload::{OverloadAction, OverloadConfig, OverloadTracker};
+pub use reload::{Rehearsal, ReloadEvidence, ReloadOrder, ReloadPhase, ReloadRule};
 pub use scheduler::{SchedulerConfig, ScriptKey, ScriptTraits, TickClose, TickScheduler, Turn};
-pub use world::{
-    AddError, ScriptCheckpoint, ScriptEnd, ScriptParts, ScriptState, ScriptStatus, TickReport, World, WorldCheckpoint,
-    WorldConfig,
+pub use script::{
+    AddError, BuildOrder, ScriptCheckpoint, ScriptEnd, ScriptParts, ScriptState, ScriptStatus, SetAside,
 };
+pub use supervision::{Decision, End, RestartRule, Restarts, Strategy};
+pub use world::{TickReport, World, WorldCheckpoint, WorldConfig};

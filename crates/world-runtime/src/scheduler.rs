@@ -223,6 +223,17 @@ impl TickScheduler {
         }
     }
 
+    /// Its code is another's now: what was measured before says nothing of it.
+    pub fn set_traits(&mut self, key: ScriptKey, traits: ScriptTraits) {
+        let ageing = self.config.ageing;
+        let entry = self.entry(key);
+        entry.traits = ScriptTraits { priority: traits.priority.clamp(1, 1_000), ..traits };
+        entry.fresh = true;
+        entry.waited(entry.deferred, ageing);
+        entry.estimate();
+        self.stale = true;
+    }
+
     fn set_paused(&mut self, key: ScriptKey, paused: bool) {
         let entry = self.entry(key);
         let before = std::mem::replace(&mut entry.paused, paused);
@@ -237,6 +248,16 @@ impl TickScheduler {
     /// Smoothed nanoseconds that a script takes in a turn.
     pub fn cost_ns(&self, key: ScriptKey) -> f32 {
         self.entries.get(key.0 as usize).map_or(0.0, |entry| entry.expected_ns)
+    }
+
+    /// Smoothed fuel of a script's turn; 0 before its first.
+    pub fn fuel_per_turn(&self, key: ScriptKey) -> f32 {
+        self.entries.get(key.0 as usize).filter(|entry| !entry.fresh).map_or(0.0, |entry| entry.fuel_per_turn)
+    }
+
+    /// Scripts paused in the middle of a call.
+    pub fn paused(&self) -> usize {
+        self.paused
     }
 
     /// Ticks in a row that a script was deferred.

@@ -5,17 +5,21 @@
 //! inputs and equal slices give equal worlds. Not here: threads and pacing, storage, where instances are placed.
 
 use crate::overload::{OverloadAction, OverloadConfig, OverloadTracker};
-use crate::scheduler::{SchedulerConfig, ScriptKey, ScriptTraits, TickClose, TickScheduler, Turn};
-use aether_scripting::instance::{InstanceError, RandomState, Step};
-use aether_scripting::manifest::ScriptManifest;
+use crate::scheduler::{SchedulerConfig, ScriptKey, TickClose, TickScheduler, Turn};
+use crate::reload::Reload;
+use crate::script::{
+    Boot, Hot, ScriptCheckpoint, ScriptEnd, ScriptState, ScriptStatus, SetAside, Slot, call_bounded,
+};
+use crate::supervision::{End, RestartRule, Strategy};
+use aether_scripting::instance::Step;
 use aether_scripting::output::{InboundCall, WorldOutput};
 use aether_scripting::{
-    ActionLimiter, ActionRates, ApiError, Call, Caller, Counters, Host, HostStats, InstanceSpec, LogLine, MeteringOutcome,
-    OnBudget, Reply, ScriptInstance, ScriptModule, Vec3, WorldContext, WorldMemory,
+    ActionLimiter, ActionRates, ApiError, Call, Counters, Host, HostStats, LogLine, MeteringOutcome, Reply, ScriptInstance,
+    WorldContext, WorldMemory,
 };
-use aether_types::{Digest, InstanceId, ScriptId, Tick, Version, WorldId};
+use aether_types::{Digest, InstanceId, ScriptId, Tick, WorldId};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 /// Settings of a world.
@@ -37,10 +41,15 @@ pub struct WorldConfig {
     pub modules_max: usize,
     /// Fuel of one `save_state` or `on_stop`.
     pub save_fuel: u64,
-    /// Restarts of one script within `restart_period_ns` after which it is parked.
-    pub restart_intensity: u32,
-    /// See `restart_intensity`.
-    pub restart_period_ns: u64,
+    /// How often and how fast a script is restarted.
+    pub restarts: RestartRule,
+    /// Who is restarted with it.
+    pub strategy: Strategy,
+    /// Whether the world ends when a script is parked, for its own supervisor to restart.
+    pub escalates: bool,
+    /// Whether the world builds the instances that it wants, at the end of its ticks; else whoever takes
+    /// [`World::take_wanted`] does.
+    pub builds_itself: bool,
     /// Seeds the randomness of its scripts.
     pub seed: u64,
 }
@@ -57,85 +66,13 @@ impl WorldConfig {
             scripts_max: 20_000,
             modules_max: 256,
             save_fuel: 2_000_000,
-            restart_intensity: 5,
-            restart_period_ns: 60_000_000_000,
+            restarts: RestartRule::default(),
+            strategy: Strategy::One,
+            escalates: false,
+            builds_itself: true,
             seed: 0,
         }
     }
-}
-
-/// What a script is added from.
-#[derive(Clone)]
-pub struct ScriptParts {
-    /// Its name in this world.
-    pub name: String,
-    /// What it may touch and use.
-    pub manifest: Arc<ScriptManifest>,
-    /// The version of its artifact.
-    pub version: Version,
-    /// Its code.
-    pub module: Arc<ScriptModule>,
-    /// The prefab and place of its own entity.
-    pub entity: Option<(String, Vec3)>,
-    /// The directory of its WASI files, if it may have any.
-    pub directory: Option<std::path::PathBuf>,
-}
-
-/// Why a script could not be added.
-#[derive(Debug, thiserror::Error)]
-pub enum AddError {
-    /// A name must be one script's.
-    #[error("there is a script named {0:?} in this world already")]
-    NameTaken(String),
-    /// Too many scripts.
-    #[error("the world has {0} scripts, more are not allowed: raise scripts_max")]
-    TooManyScripts(usize),
-    /// Too many different modules.
-    #[error("the world has {0} different modules, more are not allowed: raise AETHER_SERVER_MAX_MODULES")]
-    TooManyModules(usize),
-    /// Its instance could not be built.
-    #[error(transparent)]
-    Instance(#[from] InstanceError),
-    /// The engine refused it.
-    #[error("the engine refused it: its prefab {prefab:?}: {error}")]
-    Engine {
-        /// The prefab asked for.
-        prefab: Option<String>,
-        /// Why.
-        error: ApiError,
-    },
-}
-
-/// What a script is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase", tag = "state")]
-pub enum ScriptState {
-    /// It has a turn in every tick that has room.
-    Running,
-    /// Out of fuel in the middle of a call.
-    Paused,
-    /// Taken out of the order by overload protection or an operator; its state is saved.
-    Suspended,
-    /// It failed and comes back.
-    Restarting,
-    /// It kept failing.
-    Parked {
-        /// How it failed the last time.
-        cause: String,
-    },
-}
-
-/// How a script ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScriptEnd {
-    /// Its name.
-    pub name: String,
-    /// Its script.
-    pub script: ScriptId,
-    /// How.
-    pub cause: String,
-    /// Whether it will not be restarted.
-    pub parked: bool,
 }
 
 /// What a tick did.
@@ -157,54 +94,6 @@ pub struct TickReport {
     pub overload: Option<OverloadAction>,
 }
 
-/// A script's part of a status.
-#[derive(Debug, Clone, Serialize)]
-pub struct ScriptStatus {
-    /// Its name.
-    pub name: String,
-    /// Its script.
-    pub script: ScriptId,
-    /// Its version.
-    pub version: Version,
-    /// What it is doing.
-    pub state: ScriptState,
-    /// Its priority.
-    pub priority: u32,
-    /// Fuel since the last status.
-    pub fuel: u64,
-    /// Turns since the last status.
-    pub turns: u32,
-    /// Turns since the last status at whose end it was paused.
-    pub pauses: u32,
-    /// Ticks in a row that it has been deferred.
-    pub deferred_ticks: u32,
-    /// Ticks since the last status in which it was deferred.
-    pub deferrals: u32,
-    /// Nanoseconds of a turn, smoothed.
-    pub cost_ns: f32,
-    /// Host calls by group since the last status.
-    pub host_calls: [u32; 7],
-    /// Bytes of memory.
-    pub memory_bytes: u64,
-    /// Restarts since the world started.
-    pub restarts: u32,
-}
-
-/// A script's part of a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScriptCheckpoint {
-    /// Its name.
-    pub name: String,
-    /// Its number: what entities and calls in the engine's part refer to.
-    pub instance: InstanceId,
-    /// The version that saved it.
-    pub version: Version,
-    /// What it saved; `None`: it had nothing to save.
-    pub state: Option<Vec<u8>>,
-    /// Its randomness.
-    pub random: Option<RandomState>,
-}
-
 /// A world's saved state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorldCheckpoint {
@@ -220,52 +109,37 @@ pub struct WorldCheckpoint {
     pub scripts: Vec<ScriptCheckpoint>,
 }
 
-/// What every turn touches: one cache line a script. A world of ten thousand walks over all of them twenty times a second.
-#[derive(Default)]
-struct Hot {
-    instance: Option<ScriptInstance>,
-    id: InstanceId,
-    /// The first call of a fresh instance: `on_start` or `restore_state`.
-    boot: Option<Box<Call>>,
-    fuel: u64,
-    turns: u32,
-    pauses: u32,
-}
-
-/// The rest of a script.
-struct Slot {
-    key: ScriptKey,
-    parts: ScriptParts,
-    spec: InstanceSpec,
-    state: ScriptState,
-    saved: Option<(Version, Vec<u8>)>,
-    restarts: Vec<u64>,
-    restart_at_ns: u64,
-    restart_count: u32,
-    deferrals_seen: u32,
-}
-
 /// One world.
 pub struct World {
-    config: WorldConfig,
-    scheduler: TickScheduler,
-    overload: OverloadTracker,
+    pub(crate) config: WorldConfig,
+    pub(crate) scheduler: TickScheduler,
+    pub(crate) overload: OverloadTracker,
     /// By scheduler key, as `slots`.
-    hot: Vec<Hot>,
-    slots: Vec<Option<Box<Slot>>>,
-    context: Option<Box<WorldContext>>,
-    memory: Arc<WorldMemory>,
-    tick: Tick,
-    next_instance: u64,
+    pub(crate) hot: Vec<Hot>,
+    pub(crate) slots: Vec<Option<Box<Slot>>>,
+    pub(crate) context: Option<Box<WorldContext>>,
+    pub(crate) memory: Arc<WorldMemory>,
+    pub(crate) tick: Tick,
+    pub(crate) next_instance: u64,
     engine_ns: f32,
-    modules: HashSet<Digest>,
-    names: HashSet<String>,
-    /// Scripts to be rebuilt; empty in a healthy world.
-    restarting: Vec<ScriptKey>,
+    pub(crate) modules: HashSet<Digest>,
+    pub(crate) names: HashSet<String>,
+    /// Scripts that wait to be restarted, and until when; empty in a healthy world.
+    pub(crate) resting: Vec<(u64, ScriptKey)>,
+    /// Scripts whose instance somebody must build.
+    pub(crate) wanted: Vec<ScriptKey>,
     /// Scripts that could not be added.
-    failed: Vec<ScriptStatus>,
+    pub(crate) failed: Vec<ScriptStatus>,
     /// Scripts that ended outside of a tick: the next report has them.
-    ends: Vec<ScriptEnd>,
+    pub(crate) ends: Vec<ScriptEnd>,
+    pub(crate) set_aside: VecDeque<SetAside>,
+    pub(crate) set_aside_count: u64,
+    /// Instances to be dropped by somebody who has time.
+    pub(crate) discarded: Vec<ScriptInstance>,
+    pub(crate) escalated: Option<End>,
+    pub(crate) reload: Option<Box<Reload>>,
+    /// Tick and script of ends, the newest last.
+    pub(crate) recent_ends: VecDeque<(u64, ScriptId)>,
 }
 
 /// CPU time of the thread that ticks. A function, so that a test can give any.
@@ -273,9 +147,6 @@ pub(crate) type CpuClock<'a> = &'a mut dyn FnMut() -> u64;
 
 /// Every so many ticks the engine's time is measured.
 const ENGINE_LOOK: u64 = 4;
-
-/// Rebuilding an instance takes microseconds; this many in one tick do not hurt it.
-const REBUILDS_PER_TICK: usize = 32;
 
 impl World {
     /// A world without scripts.
@@ -292,9 +163,16 @@ impl World {
             engine_ns: 0.0,
             modules: HashSet::new(),
             names: HashSet::new(),
-            restarting: Vec::new(),
+            resting: Vec::new(),
+            wanted: Vec::new(),
             failed: Vec::new(),
             ends: Vec::new(),
+            set_aside: VecDeque::new(),
+            set_aside_count: 0,
+            discarded: Vec::new(),
+            escalated: None,
+            reload: None,
+            recent_ends: VecDeque::new(),
             config,
         }
     }
@@ -338,6 +216,15 @@ impl World {
         self.overload.utilisation()
     }
 
+    /// Whether nothing is in progress: no call waits for its answer, nobody is paused, restarted or replaced.
+    pub fn is_idle(&self) -> bool {
+        self.host_stats().open_calls == 0
+            && self.reload.is_none()
+            && self.resting.is_empty()
+            && self.wanted.is_empty()
+            && self.scheduler.paused() == 0
+    }
+
     /// The engine's counters.
     pub fn host_stats(&self) -> HostStats {
         self.context.as_ref().map_or_else(HostStats::default, |context| context.host.stats())
@@ -353,84 +240,13 @@ impl World {
         self.len() == 0
     }
 
-    fn context(&mut self) -> &mut WorldContext {
+    pub(crate) fn context(&mut self) -> &mut WorldContext {
         self.context.as_mut().expect("the context is lent only within `run_turn`")
     }
 
     /// The engine, for what is not a script's: input of players, tests.
     pub fn host(&mut self) -> &mut dyn Host {
         &mut *self.context().host
-    }
-
-    /// Add a script. With its part of a checkpoint it goes on from there, else it starts.
-    pub fn add_script(&mut self, parts: ScriptParts, checkpoint: Option<&ScriptCheckpoint>) -> Result<ScriptKey, AddError> {
-        if self.names.contains(&parts.name) {
-            return Err(AddError::NameTaken(parts.name));
-        }
-        let count = self.names.len();
-        if count >= self.config.scripts_max {
-            return Err(AddError::TooManyScripts(count));
-        }
-        let digest = parts.module.source_digest();
-        if !self.modules.contains(&digest) && self.modules.len() >= self.config.modules_max {
-            return Err(AddError::TooManyModules(self.modules.len()));
-        }
-        let instance = checkpoint.map_or(InstanceId(self.next_instance), |checkpoint| checkpoint.instance);
-        let spec = InstanceSpec {
-            instance,
-            version: parts.version,
-            policy: parts.manifest.policy(),
-            groups: parts.manifest.groups(),
-            rates: parts.manifest.limits.rates,
-            seed: self.config.seed ^ instance.0.wrapping_mul(0x9e37_79b9_7f4a_7c15),
-            random: checkpoint.and_then(|checkpoint| checkpoint.random.clone()),
-            drained_at_ns: None,
-            directory: parts.directory.clone(),
-        };
-        let built = ScriptInstance::build(&parts.module, &spec, &self.memory)?;
-        let caller = Caller {
-            instance,
-            name: parts.name.clone(),
-            entity_kinds: parts.manifest.grants.entity_kinds.clone(),
-            storage_namespace: parts.manifest.grants.storage_namespace.clone(),
-        };
-        // A script that comes back has its entities already: they are in the engine's part of the checkpoint.
-        let entity =
-            parts.entity.as_ref().filter(|_| checkpoint.is_none()).map(|(prefab, position)| (prefab.as_str(), *position));
-        self.context()
-            .host
-            .add_script(caller, entity)
-            .map_err(|error| AddError::Engine { prefab: parts.entity.as_ref().map(|(prefab, _)| prefab.clone()), error })?;
-        if checkpoint.is_some_and(|checkpoint| checkpoint.state.is_none()) {
-            self.context().host.reset_script(instance);
-        }
-        self.next_instance = self.next_instance.max(instance.0 + 1);
-        self.modules.insert(digest);
-        self.names.insert(parts.name.clone());
-        let limits = &parts.manifest.limits;
-        let traits =
-            ScriptTraits { priority: limits.priority, fuel: limits.fuel, may_pause: limits.on_budget == OnBudget::Pause };
-        let key = self.scheduler.add(traits);
-        let saved = checkpoint.and_then(|checkpoint| checkpoint.state.clone().map(|state| (checkpoint.version, state)));
-        let slot = Slot {
-            key,
-            parts,
-            spec,
-            state: ScriptState::Running,
-            saved,
-            restarts: Vec::new(),
-            restart_at_ns: 0,
-            restart_count: 0,
-            deferrals_seen: 0,
-        };
-        if self.slots.len() <= key.0 as usize {
-            self.slots.resize_with(key.0 as usize + 1, || None);
-            self.hot.resize_with(key.0 as usize + 1, Hot::default);
-        }
-        let boot = Some(Box::new(boot_call(slot.saved.as_ref())));
-        self.hot[key.0 as usize] = Hot { instance: Some(built), id: instance, boot, ..Hot::default() };
-        self.slots[key.0 as usize] = Some(Box::new(slot));
-        Ok(key)
     }
 
     /// A call from another world or a player.
@@ -474,8 +290,14 @@ impl World {
         report.engine_ns = self.engine_ns as u64;
         report.close = self.scheduler.close(end - start);
         self.protect(now_ns, &mut report);
-        if !self.restarting.is_empty() {
-            self.rebuild_due(now_ns, &mut report);
+        if !self.resting.is_empty() || !self.wanted.is_empty() {
+            self.restart_due(now_ns, &mut report);
+        }
+        if self.reload.is_some() {
+            self.reload_step(start, cpu);
+        }
+        if self.config.builds_itself {
+            self.discarded.clear();
         }
         report
     }
@@ -489,19 +311,24 @@ impl World {
         };
         let (mut used, mut tick_due, mut first) = (0, true, None);
         // What nearly every turn is: no mail, nothing left over, just a tick.
-        if waiting == 0 && hot.boot.is_none() && !instance.is_paused() {
+        if waiting == 0 && hot.boot.is_none() && !instance.is_paused() && !hot.draining {
             let (outcome, used) = instance.run_tick(&mut self.context, dt, turn.fuel);
             if !outcome.is_pause() {
                 hot.fuel += used;
                 hot.turns += 1;
                 self.scheduler.record(turn, used, false);
-                if outcome.is_end() {
-                    self.script_ended(turn.key, outcome.to_string(), report);
+                if let Some(end) = End::of(outcome) {
+                    self.script_ended(turn.key, end, None, report);
                 }
                 return;
             }
-            (tick_due, first) = (false, Some(Step { outcome, fuel: used, reply: Reply::None }));
+            (tick_due, first) = (false, Some(Step { outcome, fuel: used, reply: Reply::None, failed: None }));
         }
+        if hot.draining {
+            // It finishes what it is in the middle of, and takes nothing new.
+            (waiting, tick_due) = (0, false);
+        }
+        let mut failed = None;
         // A call paused in an earlier tick goes first, then boot, then what waits, then the tick.
         let outcome = loop {
             let mut step = if let Some(step) = first.take() {
@@ -509,8 +336,8 @@ impl World {
             } else if instance.is_paused() {
                 instance.resume(&mut self.context)
             } else {
-                let call = match hot.boot.take() {
-                    Some(call) => *call,
+                let call = match Boot::next(&mut hot.boot) {
+                    Some(call) => call,
                     None if waiting > 0 => {
                         waiting -= 1;
                         match self.context.as_mut().and_then(|context| context.host.next_call()) {
@@ -539,7 +366,8 @@ impl World {
                 used += step.fuel;
             }
             if step.reply == Reply::Restored(false) {
-                hot.boot = Some(Box::new(Call::Start));
+                let again = hot.boot.take().and_then(|boot| boot.again);
+                hot.boot = Some(Box::new(Boot { first: Some(Call::Start), again }));
                 if let Some(context) = &mut self.context {
                     context.host.reset_script(hot.id);
                 }
@@ -550,6 +378,7 @@ impl World {
                 });
             }
             if instance.is_paused() || step.outcome.is_end() {
+                failed = step.failed;
                 break step.outcome;
             }
             if used >= turn.fuel && (tick_due || waiting > 0) {
@@ -564,69 +393,16 @@ impl World {
         let ended = outcome.is_end() || (paused && !turn.may_stay_paused);
         self.scheduler.record(turn, used, paused && !ended);
         if ended {
-            let cause = if paused {
-                "stopped: out of fuel while too many scripts of this world are paused".to_owned()
-            } else {
-                outcome.to_string()
-            };
-            self.script_ended(turn.key, cause, report);
-        }
-    }
-
-    /// A script ended badly: it comes back with its last saved state, or is parked if it keeps failing.
-    fn script_ended(&mut self, key: ScriptKey, cause: String, report: &mut TickReport) {
-        let now_ns = self.now_ns();
-        let Some(slot) = self.slots[key.0 as usize].as_mut() else { return };
-        self.hot[key.0 as usize].instance = None;
-        slot.restarts.retain(|at| now_ns.saturating_sub(*at) < self.config.restart_period_ns);
-        let parked = slot.restarts.len() >= self.config.restart_intensity as usize;
-        if parked {
-            slot.state = ScriptState::Parked { cause: cause.clone() };
-        } else {
-            slot.restarts.push(now_ns);
-            slot.state = ScriptState::Restarting;
-            // The first time at once, then 100 ms, 200 ms … and a spread of up to as much again, so that many do not come back as one.
-            let backoff = 100_000_000u64 << (slot.restarts.len() as u32).saturating_sub(2).min(10);
-            let spread = slot.spec.instance.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44;
-            slot.restart_at_ns = now_ns + if slot.restarts.len() == 1 { 0 } else { backoff + backoff * spread / (1 << 20) };
-            self.restarting.push(key);
-        }
-        report.ends.push(ScriptEnd { name: slot.parts.name.clone(), script: slot.parts.manifest.name, cause, parked });
-        self.scheduler.forget_pause(key);
-        self.scheduler.set_runnable(key, false);
-        self.overload.forget(key);
-    }
-
-    fn rebuild_due(&mut self, now_ns: u64, report: &mut TickReport) {
-        let due: Vec<_> = {
-            let at = |key: &ScriptKey| self.slots[key.0 as usize].as_ref().map_or(0, |slot| slot.restart_at_ns);
-            self.restarting.iter().copied().filter(|key| at(key) <= now_ns).take(REBUILDS_PER_TICK).collect()
-        };
-        for key in due {
-            self.restarting.retain(|other| *other != key);
-            self.rebuild(key, report);
-        }
-    }
-
-    fn rebuild(&mut self, key: ScriptKey, report: &mut TickReport) {
-        let (memory, now_ns) = (Arc::clone(&self.memory), self.now_ns());
-        let Some(slot) = self.slots[key.0 as usize].as_mut() else { return };
-        slot.spec.drained_at_ns = Some(now_ns);
-        match ScriptInstance::build(&slot.parts.module, &slot.spec, &memory) {
-            Ok(instance) => {
-                let hot = &mut self.hot[key.0 as usize];
-                hot.instance = Some(instance);
-                hot.boot = Some(Box::new(boot_call(slot.saved.as_ref())));
-                if slot.saved.is_none()
-                    && let Some(context) = &mut self.context
-                {
-                    context.host.reset_script(slot.spec.instance);
-                }
-                slot.state = ScriptState::Running;
-                slot.restart_count += 1;
-                self.scheduler.set_runnable(key, true);
+            let end = if paused { Some(End::TooManyPaused) } else { End::of(outcome) };
+            if let Some(end) = end {
+                self.script_ended(turn.key, end, failed, report);
             }
-            Err(error) => self.script_ended(key, error.to_string(), report),
+        } else if !paused
+            && self.hot[turn.key.0 as usize].boot.is_none()
+            && let Some(slot) = &mut self.slots[turn.key.0 as usize]
+        {
+            // What it was given a second time did not end it.
+            slot.suspect = None;
         }
     }
 
@@ -644,82 +420,19 @@ impl World {
         report.overload = self.overload.decide(now_ns, running);
         match report.overload {
             Some(OverloadAction::Suspend(key)) => self.suspend_now(key),
-            Some(OverloadAction::Resume(key)) => self.resume_now(key, report),
+            Some(OverloadAction::Resume(key)) => self.resume_now(key),
             None => {}
         }
     }
 
-    fn find(&self, name: &str) -> Option<ScriptKey> {
-        self.slots.iter().flatten().find(|slot| slot.parts.name == name).map(|slot| slot.key)
-    }
-
-    /// An operator takes a script out of the order; its state is saved. `false`: there is no such script that runs.
-    pub fn suspend(&mut self, name: &str) -> bool {
-        let running = |key: &ScriptKey| self.hot[key.0 as usize].instance.is_some();
-        let key = self.find(name).filter(running);
-        if let Some(key) = key {
-            self.suspend_now(key);
-        }
-        key.is_some()
-    }
-
-    /// An operator puts a suspended or parked script back. `false`: there is no such script.
-    pub fn resume(&mut self, name: &str) -> bool {
-        let resting = |key: &ScriptKey| {
-            self.slots[key.0 as usize]
-                .as_ref()
-                .is_some_and(|slot| matches!(slot.state, ScriptState::Suspended | ScriptState::Parked { .. }))
-        };
-        let Some(key) = self.find(name).filter(resting) else { return false };
-        self.overload.forget(key);
-        if let Some(slot) = self.slots[key.0 as usize].as_mut() {
-            slot.restarts.clear();
-        }
-        self.resume_now(key, &mut TickReport::default());
-        true
-    }
-
-    fn suspend_now(&mut self, key: ScriptKey) {
-        self.save(key);
-        self.hot[key.0 as usize].instance = None;
-        if let Some(slot) = self.slots[key.0 as usize].as_mut() {
-            slot.state = ScriptState::Suspended;
-        }
-        self.scheduler.forget_pause(key);
-        self.scheduler.set_runnable(key, false);
-    }
-
-    fn resume_now(&mut self, key: ScriptKey, report: &mut TickReport) {
-        self.rebuild(key, report);
-    }
-
-    /// Call `save_state` with its own small budget and keep what it gives. A script that is in the middle of a call keeps what it saved
-    /// the last time. `false`: it trapped or took too long.
-    fn save(&mut self, key: ScriptKey) -> bool {
-        let fuel = self.config.save_fuel;
-        let Some(slot) = self.slots[key.0 as usize].as_mut() else { return true };
-        let version = slot.parts.version;
-        match call_bounded(&mut self.hot[key.0 as usize], &mut self.context, Call::Save, fuel) {
-            Bounded::Completed(Reply::State(state)) => {
-                slot.saved = Some((version, state));
-                true
-            }
-            Bounded::Completed(_) | Bounded::NotNow => true,
-            Bounded::Failed => false,
-        }
-    }
-
-    /// A checkpoint: the states of all scripts (each with a small budget) and of the engine.
-    pub fn checkpoint(&mut self) -> Result<WorldCheckpoint, aether_types::codec::CodecError> {
+    /// A checkpoint: the states of all scripts (each with a small budget) and of the engine. The last one of a world that stops
+    /// holds the messages that wait too; any other does not, since they may be handled after it and must not be twice.
+    pub fn checkpoint(&mut self, last: bool) -> Result<WorldCheckpoint, aether_types::codec::CodecError> {
         let keys: Vec<_> = self.slots.iter().flatten().map(|slot| slot.key).collect();
         let mut report = TickReport::default();
         for key in keys {
             if !self.save(key) {
-                self.script_ended(
-                    key,
-                    format!("save_state trapped, or took more than {} fuel", self.config.save_fuel),
-                    &mut report,
-                );
+                self.script_ended(key, End::NotSaved { fuel: self.config.save_fuel }, None, &mut report);
             }
         }
         self.ends.append(&mut report.ends);
@@ -737,7 +450,7 @@ impl World {
             .collect();
         let (tick, next_instance) = (self.tick, self.next_instance);
         let context = self.context();
-        Ok(WorldCheckpoint { tick, now_ns: context.now_ns, next_instance, engine: context.host.save()?, scripts })
+        Ok(WorldCheckpoint { tick, now_ns: context.now_ns, next_instance, engine: context.host.save(last)?, scripts })
     }
 
     /// Every script gets `on_stop`, then its state is saved. What they still send comes back with the checkpoint.
@@ -746,9 +459,12 @@ impl World {
         let mut order: Vec<_> = self.slots.iter().flatten().map(|slot| slot.key).collect();
         order.sort_unstable();
         for key in order {
-            call_bounded(&mut self.hot[key.0 as usize], &mut self.context, Call::Stop, fuel);
+            let hot = &mut self.hot[key.0 as usize];
+            if hot.boot.is_none() {
+                call_bounded(hot.instance.as_mut(), hot.id, &mut self.context, Call::Stop, fuel);
+            }
         }
-        let checkpoint = self.checkpoint()?;
+        let checkpoint = self.checkpoint(true)?;
         let context = self.context();
         Ok((checkpoint, context.host.take_output(), std::mem::take(&mut context.log)))
     }
@@ -756,29 +472,6 @@ impl World {
     /// What has left the scripts since the last tick's report, by `save_state` or `on_stop`.
     pub fn take_output(&mut self) -> WorldOutput {
         self.context().host.take_output()
-    }
-
-    /// A script that could not be loaded or added is shown as parked: one bad script must not keep a world from starting.
-    pub fn add_failed(&mut self, name: String, script: ScriptId, version: Version, cause: String) {
-        self.ends.push(ScriptEnd { name: name.clone(), script, cause: cause.clone(), parked: true });
-        let state = ScriptState::Parked { cause };
-        let status = ScriptStatus {
-            name,
-            script,
-            version,
-            state,
-            priority: 0,
-            fuel: 0,
-            turns: 0,
-            pauses: 0,
-            deferred_ticks: 0,
-            deferrals: 0,
-            cost_ns: 0.0,
-            host_calls: [0; 7],
-            memory_bytes: 0,
-            restarts: 0,
-        };
-        self.failed.push(status);
     }
 
     /// What each script did since this was last asked.
@@ -810,7 +503,7 @@ impl World {
                     cost_ns: scheduler.cost_ns(slot.key),
                     host_calls,
                     memory_bytes,
-                    restarts: slot.restart_count,
+                    restarts: slot.restarts.total(),
                 }
             })
             .chain(self.failed.iter().cloned())
@@ -828,36 +521,3 @@ impl World {
     }
 }
 
-/// The first call of a fresh instance.
-fn boot_call(saved: Option<&(Version, Vec<u8>)>) -> Call {
-    match saved {
-        Some((from, state)) => Call::Restore { from: *from, state: state.clone().into() },
-        None => Call::Start,
-    }
-}
-
-/// How a call outside of a tick went.
-enum Bounded {
-    Completed(Reply),
-    /// The script is not there, not started yet, or in the middle of another call.
-    NotNow,
-    Failed,
-}
-
-/// A call outside of a tick, with a bound of its own.
-fn call_bounded(hot: &mut Hot, context: &mut Option<Box<WorldContext>>, call: Call, fuel: u64) -> Bounded {
-    let Some(instance) = hot.instance.as_mut() else { return Bounded::NotNow };
-    if instance.is_paused() || instance.has_ended() || hot.boot.is_some() {
-        return Bounded::NotNow;
-    }
-    if let Some(context) = context {
-        context.host.enter(hot.id);
-    }
-    let mut step = instance.run(context, call, fuel);
-    let mut used = step.fuel;
-    while instance.is_paused() && used < fuel {
-        step = instance.resume(context);
-        used += step.fuel;
-    }
-    if step.outcome == MeteringOutcome::Completed { Bounded::Completed(step.reply) } else { Bounded::Failed }
-}

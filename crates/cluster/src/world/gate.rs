@@ -12,16 +12,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Commits and ticks whose output may wait. At 20 Hz that is three seconds of a slow disk.
 const WAITING_MAX: usize = 64;
 
+/// Told when a commit is durable, with its number, or why it never will be.
+pub(crate) type WhenDurable = Box<dyn FnOnce(Result<u64, String>) + Send>;
+
 /// What the store has done for one world.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Durable {
     seq: AtomicU64,
     failed: Mutex<Option<StoreError>>,
+    /// Who waits for which commit: as many as ask for checkpoints at a time.
+    waiting: Mutex<Vec<(u64, WhenDurable)>>,
+}
+
+impl std::fmt::Debug for Durable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Durable({})", self.seq.load(Ordering::Relaxed))
+    }
 }
 
 impl Durable {
     pub fn new(seq: u64) -> Arc<Durable> {
-        Arc::new(Durable { seq: AtomicU64::new(seq), failed: Mutex::new(None) })
+        Arc::new(Durable { seq: AtomicU64::new(seq), ..Durable::default() })
     }
 
     /// Called by the store's thread, in order.
@@ -32,6 +43,23 @@ impl Durable {
             Err(error) => {
                 self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
             }
+        }
+        self.tell();
+    }
+
+    /// Tell when commit `seq` is durable.
+    pub fn when(&self, seq: u64, then: WhenDurable) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push((seq, then));
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let (durable, failure) = (self.seq.load(Ordering::Acquire), self.failure());
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let ready: Vec<_> = waiting.extract_if(.., |(seq, _)| *seq <= durable || failure.is_some()).collect();
+        drop(waiting);
+        for (seq, then) in ready {
+            then(if seq <= durable { Ok(seq) } else { Err(failure.as_ref().map(ToString::to_string).unwrap_or_default()) });
         }
     }
 

@@ -1,0 +1,467 @@
+//! [`Node`]: reads what a file asks for, starts its worlds, stops them, and is what others hold of it.
+//!
+//! Two kinds of threads: those that tick (`ticker`), and the control runtime, where actors live. A [`Node`] is a handle: its calls go
+//! to actors and wait for them, each with a deadline. Not here: worlds (`world/`), who restarts them ([`supervisor`]).
+
+mod library;
+pub(crate) mod supervisor;
+
+use crate::config::{ConfigError, NodeConfig};
+use crate::events::EventLog;
+use crate::status::{NodeStatus, WorldState, WorldStatus};
+use crate::ticker::Ticker;
+use crate::world::actor::WorldMessage;
+use crate::world::mailbox::{Control, Inbound, Mailbox, Router};
+use crate::world::start::WorldPlan;
+use aether_engine::PrefabError;
+use aether_scripting::compile::Compiler;
+use aether_scripting::limits::ModuleError;
+use aether_scripting::manifest::ManifestError;
+use aether_scripting::sandbox::PoolSize;
+use aether_scripting::server_runtime::RuntimeError;
+use aether_scripting::{ServerRuntime, ServerRuntimeConfig};
+use aether_store::{Options, SqliteStore, Store, StoreError};
+use aether_types::{Blame, WorldId};
+use aether_world_runtime::{AddError, SetAside};
+use library::Library;
+use ractor::{Actor, ActorRef};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use supervisor::{NodeMessage, NodeSupervisor};
+use tokio::sync::{Semaphore, oneshot, watch};
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Fields out of range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file that the configuration names.
+    #[error("could not read {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A prefab file.
+    #[error("{path}: {source}")]
+    Prefabs {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        source: PrefabError,
+    },
+    /// A script's manifest.
+    #[error("{path}: {source}")]
+    Manifest {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        source: ManifestError,
+    },
+    /// A script's module is not one.
+    #[error("{path}: {source}")]
+    Module {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        source: ModuleError,
+    },
+    /// The runtime, for a script or in general.
+    #[error("{context}: {source}")]
+    Runtime {
+        /// What for.
+        context: String,
+        /// What is wrong.
+        source: RuntimeError,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A script could not be added to its world.
+    #[error("world {world}, script {script}: {source}")]
+    Add {
+        /// The world.
+        world: WorldId,
+        /// The script's name.
+        script: String,
+        /// What is wrong.
+        source: AddError,
+    },
+    /// No checkpoint of a world can be read. Nothing is thrown away.
+    #[error(
+        "world {world} has {count} checkpoints and none can be read (see the events): start the build that wrote them, restore a named \
+         one, or remove them to begin anew"
+    )]
+    NoCheckpoint {
+        /// The world.
+        world: WorldId,
+        /// How many there are.
+        count: usize,
+    },
+    /// The checkpoint that an operator asked for cannot be read.
+    #[error("world {world}: checkpoint {name:?} is not there or cannot be read (see the events)")]
+    Checkpoint {
+        /// The world.
+        world: WorldId,
+        /// Which.
+        name: String,
+    },
+    /// Our code panicked.
+    #[error("panic: {0}")]
+    Panic(String),
+    /// A thread could not be started.
+    #[error("could not start a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+impl NodeError {
+    /// Who has to act.
+    pub fn blame(&self) -> Blame {
+        match self {
+            NodeError::Manifest { .. } | NodeError::Module { .. } => Blame::Script,
+            NodeError::Runtime { source, .. } => source.blame(),
+            NodeError::Add { source: AddError::Instance(error), .. } => error.blame(),
+            _ => Blame::Operator,
+        }
+    }
+}
+
+/// What all actors of a node use.
+pub(crate) struct Services {
+    pub config: NodeConfig,
+    pub data_dir: PathBuf,
+    pub store: Arc<dyn Store>,
+    pub events: EventLog,
+    pub router: Arc<Router>,
+    pub ticker: Ticker,
+    pub library: Library,
+    /// Instances built at a time.
+    pub builders: Arc<Semaphore>,
+    /// Worlds read or saved at a time.
+    blocking: Arc<Semaphore>,
+}
+
+impl Services {
+    /// Run something that takes its time. `Err`: it panicked, and what it said.
+    pub async fn blocking<R: Send + 'static>(&self, f: impl FnOnce() -> R + Send + 'static) -> Result<R, String> {
+        let permit = Arc::clone(&self.blocking).acquire_owned().await;
+        let task = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            f()
+        });
+        task.await.map_err(|error| match error.try_into_panic() {
+            Ok(panic) => crate::ticker::panic_text(&*panic).to_owned(),
+            Err(error) => error.to_string(),
+        })
+    }
+}
+
+/// Why a node did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// A name that is nobody's.
+    #[error("there is no world {0} on this node")]
+    NoWorld(String),
+    /// It did not answer in time: it may still do what it was asked.
+    #[error("world {0} did not answer in time; it may still do it")]
+    Late(String),
+    /// It ended while it was asked.
+    #[error("world {0} does not tick: see its state")]
+    Gone(String),
+    /// It refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// How a node stopped.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct StopReport {
+    /// Worlds whose state was saved.
+    pub saved: usize,
+    /// Worlds whose state was not, and why.
+    pub failed: Vec<(String, String)>,
+}
+
+/// A running node.
+pub struct Node {
+    name: String,
+    order: Vec<String>,
+    services: Arc<Services>,
+    supervisor: ActorRef<NodeMessage>,
+    runtime: Arc<ServerRuntime>,
+    control: Option<tokio::runtime::Runtime>,
+}
+
+/// A question to a world is answered at its next tick; a world that is being read takes longer.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// Until every world of a stopping node has left its tick thread, and until it is saved.
+const STOP_TIME: Duration = Duration::from_secs(60);
+
+impl Node {
+    /// Start what a checked configuration asks for. `base`: the folder that its paths are relative to. `compiler`: where scripts are
+    /// compiled. `progress` is told what is going on. When it returns, every world ticks, or its status says why not.
+    pub fn start(
+        config: &NodeConfig,
+        base: &Path,
+        compiler: Compiler,
+        mut progress: impl FnMut(&str),
+    ) -> Result<Node, NodeError> {
+        config.check()?;
+        let server = ServerRuntimeConfig {
+            aot_cache_dir: base.join(&config.server.aot_cache_dir),
+            // The runtime serves all worlds; the bound for each is the world's.
+            max_modules: config.server.max_modules.max(4_096),
+            default_fuel: config.server.default_fuel,
+            default_memory_mb: config.server.default_memory_mb,
+            compiler,
+            pool: PoolSize { small: config.node.instances_small, large: config.node.instances_large },
+            canonical_nans: config.server.canonical_nans,
+            ..ServerRuntimeConfig::default()
+        };
+        let runtime =
+            Arc::new(ServerRuntime::new(server).map_err(|source| NodeError::Runtime { context: "runtime".into(), source })?);
+        let data_dir = base.join(&config.node.data_dir);
+        let options = Options { checkpoints_kept: config.node.checkpoints_kept };
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open_with(&data_dir, options)?);
+        let library = Library::new(base.to_owned(), config, Arc::clone(&runtime));
+        library.preload(&config.world, &mut progress)?;
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let tick_threads = if config.node.tick_threads == 0 { cores.saturating_sub(1).max(1) } else { config.node.tick_threads };
+        let router = Arc::new(Router::new());
+        let services = Arc::new(Services {
+            config: config.clone(),
+            data_dir,
+            store,
+            events: EventLog::default(),
+            router: Arc::clone(&router),
+            ticker: Ticker::start(tick_threads, router).map_err(NodeError::Thread)?,
+            library,
+            builders: Arc::new(Semaphore::new(cores)),
+            blocking: Arc::new(Semaphore::new(2 * cores)),
+        });
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("control")
+            .enable_time()
+            .build()
+            .map_err(NodeError::Thread)?;
+        let supervisor = control
+            .block_on(Actor::spawn(None, NodeSupervisor, Arc::clone(&services)))
+            .map_err(|error| NodeError::Panic(error.to_string()))?
+            .0;
+        let mut node = Node { name: config.node.name.clone(), order: Vec::new(), services, supervisor, runtime, control: Some(control) };
+        node.start_worlds(config, &mut progress);
+        Ok(node)
+    }
+
+    fn start_worlds(&mut self, config: &NodeConfig, progress: &mut impl FnMut(&str)) {
+        let plans: Vec<_> = config
+            .world
+            .iter()
+            .flat_map(|spec| {
+                let spec = Arc::new(spec.clone());
+                let names = spec.names();
+                let plan = move |(copy, name)| WorldPlan { name, spec: Arc::clone(&spec), copy: copy as u64 };
+                names.into_iter().enumerate().map(plan)
+            })
+            .collect();
+        let count = plans.len().max(1) as f64;
+        for (i, plan) in plans.into_iter().enumerate() {
+            let mailbox = Mailbox::new(&plan.name);
+            self.services.router.insert(plan.name.clone(), Arc::clone(&mailbox));
+            self.order.push(plan.name.clone());
+            let _ = self.supervisor.cast(NodeMessage::Start(Box::new(plan), mailbox, i as f64 / count));
+        }
+        // Whoever asks for its status wants to see worlds, not that they are being read.
+        for (i, name) in self.order.iter().enumerate() {
+            let Some(mailbox) = self.mailbox(name) else { continue };
+            let begun = async {
+                let mut status = mailbox.watch();
+                let begun = status.wait_for(|status| !matches!(status.state, WorldState::Starting));
+                let _ = tokio::time::timeout(ANSWER_TIME, begun).await;
+            };
+            self.wait(begun);
+            if i % 100 == 0 {
+                progress(&format!("world {} of {}: {name}", i + 1, self.order.len()));
+            }
+        }
+    }
+
+    fn wait<R>(&self, future: impl Future<Output = R>) -> R {
+        self.control.as_ref().expect("the runtime is there until the node is dropped").block_on(future)
+    }
+
+    fn mailbox(&self, world: &str) -> Option<Arc<Mailbox>> {
+        self.services.router.get(world).map(|mailbox| Arc::clone(&mailbox))
+    }
+
+    /// What it is doing: a value from the last second.
+    pub fn status(&self) -> NodeStatus {
+        let status = |name: &String| self.mailbox(name).map(|mailbox| WorldStatus::clone(&mailbox.status()));
+        NodeStatus { name: self.name.clone(), worlds: self.order.iter().filter_map(status).collect() }
+    }
+
+    /// A world's status as it changes. `None`: there is no such world.
+    pub fn watch(&self, world: &str) -> Option<watch::Receiver<Arc<WorldStatus>>> {
+        self.mailbox(world).map(|mailbox| mailbox.watch())
+    }
+
+    /// What happened.
+    pub fn events(&self) -> &EventLog {
+        &self.services.events
+    }
+
+    /// The server runtime.
+    pub fn runtime(&self) -> &Arc<ServerRuntime> {
+        &self.runtime
+    }
+
+    /// Put something into a world's inbox. `false`: no such world here, or its inbox is full.
+    pub fn send(&self, world: &str, inbound: Inbound) -> bool {
+        self.mailbox(world).is_some_and(|mailbox| mailbox.push(inbound))
+    }
+
+    fn ask<R>(&self, world: &str, control: impl FnOnce(oneshot::Sender<R>) -> Control) -> Result<R, AskError> {
+        let mailbox = self.mailbox(world).ok_or_else(|| AskError::NoWorld(world.to_owned()))?;
+        let (send, receive) = oneshot::channel();
+        mailbox.control(control(send));
+        match self.wait(async { tokio::time::timeout(ANSWER_TIME, receive).await }) {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(AskError::Gone(world.to_owned())),
+            Err(_) => Err(AskError::Late(world.to_owned())),
+        }
+    }
+
+    /// Take a script out of its world's order, its state saved. `false`: no such script runs.
+    pub fn suspend_script(&self, world: &str, script: &str) -> Result<bool, AskError> {
+        self.ask(world, |reply| Control::Suspend { script: script.to_owned(), reply })
+    }
+
+    /// Put a suspended, parked or finished script back. `false`: there is no such script.
+    pub fn resume_script(&self, world: &str, script: &str) -> Result<bool, AskError> {
+        self.ask(world, |reply| Control::Resume { script: script.to_owned(), reply })
+    }
+
+    /// Messages and events that ended their script twice.
+    pub fn set_aside(&self, world: &str) -> Result<Vec<SetAside>, AskError> {
+        self.ask(world, |reply| Control::SetAside { reply })
+    }
+
+    /// Save a world now; gives the number of the commit when it is durable. One with a name is kept until others push it out.
+    pub fn checkpoint(&self, world: &str, name: Option<String>) -> Result<u64, AskError> {
+        self.ask(world, |reply| Control::Checkpoint { name, reply })?.map_err(AskError::Refused)
+    }
+
+    /// The checkpoints of a world, newest first: commit number, name, bytes.
+    pub fn checkpoints(&self, world: &str) -> Result<Vec<(u64, Option<String>, u64)>, AskError> {
+        let id = WorldId::new(world).map_err(|_| AskError::NoWorld(world.to_owned()))?;
+        self.services.store.list_checkpoints(&id).map_err(|error| AskError::Refused(error.to_string()))
+    }
+
+    /// Start a world again as it was at a checkpoint, given by name or commit number. Its storage stays as it is.
+    pub fn restore(&self, world: &str, checkpoint: &str) -> Result<(), AskError> {
+        let (name, checkpoint) = (world.to_owned(), checkpoint.to_owned());
+        self.ask_supervisor(world, |reply| NodeMessage::Restore { name, checkpoint, reply })?.map_err(AskError::Refused)
+    }
+
+    /// Start a parked world again. `false`: it is not parked.
+    pub fn resume_world(&self, world: &str) -> Result<bool, AskError> {
+        self.ask_supervisor(world, |reply| NodeMessage::Resume(world.to_owned(), reply))
+    }
+
+    fn ask_supervisor<R>(&self, world: &str, message: impl FnOnce(oneshot::Sender<R>) -> NodeMessage) -> Result<R, AskError> {
+        let (send, receive) = oneshot::channel();
+        let _ = self.supervisor.cast(message(send));
+        match self.wait(async { tokio::time::timeout(ANSWER_TIME, receive).await }) {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(AskError::Gone(world.to_owned())),
+            Err(_) => Err(AskError::Late(world.to_owned())),
+        }
+    }
+
+    /// Kill a world's actor, as a fault would. For tests of supervision.
+    pub fn kill_world(&self, world: &str) -> bool {
+        let actor = self.mailbox(world).and_then(|mailbox| mailbox.actor());
+        actor.inspect(|actor| actor.kill()).is_some()
+    }
+
+    /// Stop: no more ticks, `on_stop` and a last checkpoint for every world, everything durable.
+    pub fn stop(self) -> StopReport {
+        let report = self.wait(self.stop_worlds());
+        self.services.ticker.stop();
+        report
+    }
+
+    async fn stop_worlds(&self) -> StopReport {
+        let mut report = StopReport::default();
+        let (send, receive) = oneshot::channel();
+        let _ = self.supervisor.cast(NodeMessage::Worlds(send));
+        let Ok(worlds) = receive.await else { return report };
+        let deadline = Instant::now() + STOP_TIME;
+        let mut running = Vec::new();
+        for (name, actor) in worlds {
+            match actor {
+                Some(actor) => running.push((name, actor)),
+                None => {
+                    let state = self.mailbox(&name).map(|mailbox| mailbox.status().state.clone());
+                    let cause = match state {
+                        Some(WorldState::Parked { cause } | WorldState::Restarting { cause }) => cause,
+                        _ => "unknown".to_owned(),
+                    };
+                    report.failed.push((name, format!("it had ended before: {cause}")));
+                }
+            }
+        }
+        // All leave their tick threads; what is durable leaves and reaches its world; then they are saved.
+        ask_all(&running, deadline, WorldMessage::Freeze).await;
+        let store = Arc::clone(&self.services.store);
+        let _ = self.services.blocking(move || store.flush()).await;
+        ask_all(&running, deadline, WorldMessage::Settle).await;
+        let finished = ask_all(&running, deadline, WorldMessage::Finish).await;
+        let store = Arc::clone(&self.services.store);
+        let flushed = self.services.blocking(move || store.flush()).await;
+        let flushed = flushed.unwrap_or_else(|panic| Err(StoreError::Database { path: PathBuf::new(), message: panic }));
+        for ((name, _), finished) in running.into_iter().zip(finished) {
+            match (finished, &flushed) {
+                (Some(Ok(())), Ok(())) => report.saved += 1,
+                (Some(Ok(())), Err(error)) => report.failed.push((name, error.to_string())),
+                (Some(Err(cause)), _) => report.failed.push((name, cause)),
+                (None, _) => report.failed.push((name, "it did not answer in time, or ended".to_owned())),
+            }
+        }
+        report
+    }
+}
+
+/// Ask every world the same at once; the answers in the same order, `None` for those that did not give one in time.
+async fn ask_all<R: Send + 'static>(
+    worlds: &[(String, ActorRef<WorldMessage>)],
+    deadline: Instant,
+    question: impl Fn(oneshot::Sender<R>) -> WorldMessage,
+) -> Vec<Option<R>> {
+    let mut answers = Vec::new();
+    for (_, actor) in worlds {
+        let (send, receive) = oneshot::channel();
+        let _ = actor.cast(question(send));
+        answers.push(receive);
+    }
+    let mut answered = Vec::new();
+    for receive in answers {
+        let answer = tokio::time::timeout(deadline.saturating_duration_since(Instant::now()), receive).await;
+        answered.push(answer.ok().and_then(Result::ok));
+    }
+    answered
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.supervisor.stop(None);
+        self.services.ticker.stop();
+        if let Some(control) = self.control.take() {
+            control.shutdown_timeout(Duration::from_secs(5));
+        }
+    }
+}

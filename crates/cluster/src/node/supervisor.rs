@@ -1,0 +1,227 @@
+//! The root of a node's actors: it supervises the worlds.
+//!
+//! A world's actor that ends is started again by [`RestartRule`], and parked when it keeps failing; its mailbox stays, so that nobody
+//! has to look it up anew. Not here: what a world does (`world/`), the node's own threads (`mod.rs`).
+
+use crate::events::NodeEvent;
+use crate::node::Services;
+use crate::status::WorldState;
+use crate::world::actor::{WorldActor, WorldArguments, WorldMessage};
+use crate::world::mailbox::{Control, Mailbox};
+use crate::world::start::{From, WorldPlan};
+use aether_scripting::manifest::Restart;
+use aether_world_runtime::{Decision, End, RestartRule, Restarts};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// What the supervisor is told.
+pub(crate) enum NodeMessage {
+    /// Start a world for the first time.
+    Start(Box<WorldPlan>, Arc<Mailbox>, f64),
+    /// A wait is over; not if the world was started meanwhile.
+    Restart { name: String, attempt: u32 },
+    /// An operator starts a parked world again. `false`: there is none.
+    Resume(String, oneshot::Sender<bool>),
+    /// An operator wants a world as it was at a checkpoint.
+    Restore { name: String, checkpoint: String, reply: oneshot::Sender<Result<(), String>> },
+    /// The worlds' actors: the node stops.
+    Worlds(oneshot::Sender<Vec<(String, Option<ActorRef<WorldMessage>>)>>),
+}
+
+pub(crate) struct NodeSupervisor;
+
+struct World {
+    plan: WorldPlan,
+    mailbox: Arc<Mailbox>,
+    phase: f64,
+    actor: Option<ActorRef<WorldMessage>>,
+    restarts: Restarts,
+    /// Where the next start goes on from.
+    from: From,
+    attempt: u32,
+}
+
+pub(crate) struct SupervisorState {
+    services: Arc<Services>,
+    rule: RestartRule,
+    worlds: HashMap<String, World>,
+    by_actor: HashMap<ActorId, String>,
+    /// The worlds are being stopped: nobody is restarted.
+    stopping: bool,
+}
+
+impl Actor for NodeSupervisor {
+    type Msg = NodeMessage;
+    type State = SupervisorState;
+    type Arguments = Arc<Services>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<NodeMessage>,
+        services: Arc<Services>,
+    ) -> Result<SupervisorState, ActorProcessingErr> {
+        let node = &services.config.node;
+        let rule = RestartRule {
+            intensity: node.world_restart_intensity,
+            period_ns: (node.world_restart_period_seconds * 1e9) as u64,
+            ..RestartRule::default()
+        };
+        Ok(SupervisorState { services, rule, worlds: HashMap::new(), by_actor: HashMap::new(), stopping: false })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<NodeMessage>,
+        message: NodeMessage,
+        state: &mut SupervisorState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            NodeMessage::Start(plan, mailbox, phase) => {
+                let name = plan.name.clone();
+                let world = World {
+                    plan: *plan,
+                    mailbox,
+                    phase,
+                    actor: None,
+                    restarts: Restarts::default(),
+                    from: From::default(),
+                    attempt: 0,
+                };
+                state.worlds.insert(name.clone(), world);
+                state.start(&myself, &name).await;
+            }
+            NodeMessage::Restart { name, attempt } => {
+                if state.worlds.get(&name).is_some_and(|world| world.attempt == attempt && world.actor.is_none()) {
+                    state.start(&myself, &name).await;
+                }
+            }
+            NodeMessage::Resume(name, reply) => {
+                let parked = state.worlds.get_mut(&name).filter(|world| world.actor.is_none());
+                let found = parked.is_some();
+                if let Some(world) = parked {
+                    world.restarts.forgive();
+                    state.start(&myself, &name).await;
+                }
+                let _ = reply.send(found);
+            }
+            NodeMessage::Restore { name, checkpoint, reply } => {
+                let _ = reply.send(state.restore(&myself, &name, checkpoint).await);
+            }
+            NodeMessage::Worlds(reply) => {
+                state.stopping = true;
+                let worlds = state.worlds.iter().map(|(name, world)| (name.clone(), world.actor.clone())).collect();
+                let _ = reply.send(worlds);
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<NodeMessage>,
+        event: SupervisionEvent,
+        state: &mut SupervisorState,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(cell, error) => {
+                let end = match error.downcast::<End>() {
+                    Ok(end) => *end,
+                    Err(error) => End::Panicked(error.to_string()),
+                };
+                state.ended(&myself, &cell, end);
+            }
+            SupervisionEvent::ActorTerminated(cell, _, _) => state.ended(&myself, &cell, End::Killed),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl SupervisorState {
+    async fn start(&mut self, myself: &ActorRef<NodeMessage>, name: &str) {
+        let services = Arc::clone(&self.services);
+        let Some(world) = self.worlds.get_mut(name) else { return };
+        world.attempt += 1;
+        let arguments = WorldArguments {
+            services,
+            plan: world.plan.clone(),
+            mailbox: Arc::clone(&world.mailbox),
+            from: std::mem::take(&mut world.from),
+            phase: world.phase,
+            restarts: world.restarts.total(),
+        };
+        match Actor::spawn_linked(None, WorldActor, arguments, myself.get_cell()).await {
+            Ok((actor, _)) => {
+                self.by_actor.insert(actor.get_id(), name.to_owned());
+                world.actor = Some(actor);
+            }
+            Err(error) => self.decide(myself, name, End::NotStarted(error.to_string())),
+        }
+    }
+
+    fn ended(&mut self, myself: &ActorRef<NodeMessage>, cell: &ActorCell, end: End) {
+        let Some(name) = self.by_actor.remove(&cell.get_id()) else { return };
+        let Some(world) = self.worlds.get_mut(&name) else { return };
+        // It may have been replaced already, by an operator.
+        if world.actor.take_if(|actor| actor.get_id() == cell.get_id()).is_none() {
+            return;
+        }
+        world.mailbox.end_life();
+        if !self.stopping {
+            self.decide(myself, &name, end);
+        }
+    }
+
+    fn decide(&mut self, myself: &ActorRef<NodeMessage>, name: &str, end: End) {
+        let now_ns = self.services.ticker.now_ns();
+        let Some(world) = self.worlds.get_mut(name) else { return };
+        let seed = world.plan.copy ^ name.bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(31) ^ u64::from(byte));
+        let decision = world.restarts.ended(&self.rule, Restart::Permanent, &end, now_ns, seed);
+        let cause = end.to_string();
+        let parked = !matches!(decision, Decision::Restart { .. });
+        self.services.events.push(NodeEvent::WorldEnded { world: name.to_owned(), cause: cause.clone(), parked });
+        match decision {
+            Decision::Restart { after_ns } => {
+                world.mailbox.set_state(WorldState::Restarting { cause });
+                let (name, attempt) = (name.to_owned(), world.attempt);
+                if after_ns == 0 {
+                    let _ = myself.cast(NodeMessage::Restart { name, attempt });
+                } else {
+                    myself.send_after(Duration::from_nanos(after_ns), move || NodeMessage::Restart { name, attempt });
+                }
+            }
+            Decision::Park | Decision::Leave => world.mailbox.set_state(WorldState::Parked { cause }),
+        }
+    }
+
+    /// What the world has done since then is lost, but for its storage: that is what was promised to others.
+    async fn restore(&mut self, myself: &ActorRef<NodeMessage>, name: &str, checkpoint: String) -> Result<(), String> {
+        let world = self.worlds.get_mut(name).ok_or_else(|| format!("there is no world {name} on this node"))?;
+        let id = world.plan.world_id().map_err(|error| error.to_string())?;
+        let (store, wanted) = (Arc::clone(&self.services.store), checkpoint.clone());
+        let listed = self.services.blocking(move || store.list_checkpoints(&id)).await;
+        let listed = listed.map_err(|panic| format!("panic: {panic}"))?.map_err(|error| error.to_string())?;
+        let known = |(seq, name, _): &(u64, Option<String>, u64)| seq.to_string() == wanted || name.as_ref() == Some(&wanted);
+        if !listed.iter().any(known) {
+            let names: Vec<_> = listed.iter().map(|(seq, name, _)| name.clone().unwrap_or_else(|| seq.to_string())).collect();
+            return Err(format!("world {name} has no checkpoint {wanted:?}; it has {}", names.join(", ")));
+        }
+        if let Some(actor) = world.actor.take() {
+            // Off the tick threads first: two lives of one world must not both write.
+            let (send, receive) = oneshot::channel();
+            world.mailbox.control(Control::Yield { reply: send });
+            let _ = tokio::time::timeout(YIELD_TIME, receive).await;
+            world.mailbox.end_life();
+            actor.kill();
+        }
+        world.from = From { claim: None, checkpoint: Some(checkpoint) };
+        self.start(myself, name).await;
+        Ok(())
+    }
+}
+
+/// A tick and the wait for its turn are shorter; a world that takes longer is fenced off by its generation.
+const YIELD_TIME: Duration = Duration::from_secs(10);

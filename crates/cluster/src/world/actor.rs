@@ -1,0 +1,339 @@
+//! The actor of one world: it starts it, supervises its scripts' actors, and is what its node supervises.
+//!
+//! The world itself is a value on the tick threads; the actor is told what it wants. Its states: reading (the store), building (the
+//! first instances), ticking, asleep. When the world ends the actor fails with that [`End`], and its supervisor decides.
+//! Not here: the tick (`hosted`), restarts of worlds (`node/supervisor`), restarts of scripts (the world decides those).
+
+use crate::node::{NodeError, Services};
+use crate::script::{Built, Purpose, ScriptActor, ScriptArguments, ScriptMessage};
+use crate::status::WorldState;
+use crate::world::hosted::{HostedWorld, Pace, Place};
+use crate::world::mailbox::{Control, Mailbox};
+use crate::world::pacer::Pacer;
+use crate::world::start::{self, From, WorldPlan};
+use aether_scripting::ScriptInstance;
+use aether_store::Claim;
+use aether_types::Version;
+use aether_world_runtime::{BuildOrder, End, ReloadPhase, ScriptKey, World};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// What a world's actor is told.
+pub(crate) enum WorldMessage {
+    /// The store has been read.
+    Loaded(Box<Result<(World, Claim), NodeError>>),
+    /// Instances are wanted.
+    Build(Vec<BuildOrder>),
+    /// Instances of a new version are wanted.
+    BuildReload(Version, Vec<BuildOrder>),
+    /// A script's actor has built one.
+    Built(Built),
+    /// Instances that nobody needs: dropping them takes time.
+    Discard(Vec<ScriptInstance>),
+    /// The world has ended.
+    Ended(End),
+    /// A reload got further.
+    Reload(Version, ReloadPhase),
+    /// Tell who coordinates a reload.
+    ReloadListener(mpsc::UnboundedSender<(String, Version, ReloadPhase)>),
+    /// Nobody needs it.
+    Idle(Box<HostedWorld>),
+    /// It is saved, or cannot be.
+    Slept(Box<HostedWorld>, Result<u64, String>),
+    /// Somebody needs it.
+    Wake,
+    /// Leave the tick threads and wait; `None`: it does not tick.
+    Freeze(oneshot::Sender<bool>),
+    /// From the tick threads, after `Freeze`.
+    Frozen(Box<HostedWorld>, oneshot::Sender<bool>),
+    /// Let out what is durable, to worlds that are frozen too.
+    Settle(oneshot::Sender<()>),
+    /// Save and end. How it went.
+    Finish(oneshot::Sender<Result<(), String>>),
+}
+
+pub(crate) struct WorldActor;
+
+pub(crate) struct WorldArguments {
+    pub services: Arc<Services>,
+    pub plan: WorldPlan,
+    pub mailbox: Arc<Mailbox>,
+    pub from: From,
+    /// A place in the first period, so that not all worlds want the same moment: 0 to 1.
+    pub phase: f64,
+    pub restarts: u32,
+}
+
+/// The instances that a world begins with.
+struct Starting {
+    world: World,
+    claim: Claim,
+    missing: usize,
+}
+
+pub(crate) struct WorldActorState {
+    arguments: WorldArguments,
+    life: u64,
+    scripts: HashMap<ScriptKey, ActorRef<ScriptMessage>>,
+    /// What scripts' actors are building; given to a new one if an actor dies.
+    building: HashMap<ScriptKey, (BuildOrder, Purpose)>,
+    starting: Option<Starting>,
+    frozen: Option<Box<HostedWorld>>,
+    /// Of a world that sleeps.
+    asleep: Option<Claim>,
+    listener: Option<mpsc::UnboundedSender<(String, Version, ReloadPhase)>>,
+}
+
+impl Actor for WorldActor {
+    type Msg = WorldMessage;
+    type State = WorldActorState;
+    type Arguments = WorldArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<WorldMessage>,
+        arguments: WorldArguments,
+    ) -> Result<WorldActorState, ActorProcessingErr> {
+        let life = arguments.mailbox.begin_life(myself.clone());
+        let state = WorldActorState {
+            life,
+            scripts: HashMap::new(),
+            building: HashMap::new(),
+            starting: None,
+            frozen: None,
+            asleep: None,
+            listener: None,
+            arguments,
+        };
+        state.read(&myself, state.arguments.from.clone());
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<WorldMessage>,
+        message: WorldMessage,
+        state: &mut WorldActorState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            WorldMessage::Loaded(loaded) => {
+                let (mut world, claim) = loaded.map_err(|error| End::NotStarted(error.to_string()))?;
+                let orders = world.take_wanted();
+                state.starting = Some(Starting { world, claim, missing: orders.len() });
+                for order in orders {
+                    state.build(&myself, order, Purpose::Run).await?;
+                }
+                state.begin_ticking(&myself);
+            }
+            WorldMessage::Build(orders) => {
+                for order in orders {
+                    state.build(&myself, order, Purpose::Run).await?;
+                }
+            }
+            WorldMessage::BuildReload(version, orders) => {
+                for order in orders {
+                    state.build(&myself, order, Purpose::Reload(version)).await?;
+                }
+            }
+            WorldMessage::Built(built) => {
+                state.building.remove(&built.key);
+                state.built(&myself, built);
+            }
+            WorldMessage::Discard(instances) => {
+                tokio::task::spawn_blocking(move || drop(instances));
+            }
+            WorldMessage::Ended(end) => return Err(Box::new(end)),
+            WorldMessage::Reload(version, phase) => {
+                if let Some(listener) = &state.listener {
+                    let _ = listener.send((state.arguments.plan.name.clone(), version, phase));
+                }
+            }
+            WorldMessage::ReloadListener(listener) => state.listener = Some(listener),
+            WorldMessage::Idle(world) => save_to_sleep(&myself, world),
+            WorldMessage::Slept(world, saved) => match saved {
+                Ok(_) => {
+                    state.asleep = Some(world.claim());
+                    state.scripts.drain().for_each(|(_, actor)| actor.stop(None));
+                    tokio::task::spawn_blocking(move || drop(world));
+                    if !state.arguments.mailbox.sleep() {
+                        state.wake(&myself);
+                    }
+                }
+                Err(cause) => return Err(Box::new(End::Fenced(cause))),
+            },
+            WorldMessage::Wake => state.wake(&myself),
+            WorldMessage::Freeze(reply) => {
+                if state.asleep.is_some() || state.starting.is_some() {
+                    let _ = reply.send(false);
+                    return Ok(());
+                }
+                let (send, receive) = oneshot::channel();
+                state.arguments.mailbox.control(Control::Yield { reply: send });
+                let actor = myself.clone();
+                tokio::spawn(async move {
+                    // Ended meanwhile, if nobody answers.
+                    if let Ok(world) = receive.await {
+                        let _ = actor.cast(WorldMessage::Frozen(world, reply));
+                    }
+                });
+            }
+            WorldMessage::Frozen(world, reply) => {
+                state.frozen = Some(world);
+                let _ = reply.send(true);
+            }
+            WorldMessage::Settle(reply) => {
+                if let Some(world) = &mut state.frozen {
+                    world.settle(&state.arguments.services.router);
+                }
+                let _ = reply.send(());
+            }
+            WorldMessage::Finish(reply) => {
+                let Some(world) = state.frozen.take() else {
+                    // It sleeps on what it saved, or had not begun.
+                    let _ = reply.send(Ok(()));
+                    myself.stop(None);
+                    return Ok(());
+                };
+                let saved = state.arguments.services.blocking(move || finish(world)).await;
+                let _ = reply.send(saved.unwrap_or_else(|panic| Err(format!("panic: {panic}"))));
+                myself.stop(None);
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<WorldMessage>,
+        event: SupervisionEvent,
+        state: &mut WorldActorState,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(cell, _, _) => state.script_actor_gone(&myself, &cell).await,
+            SupervisionEvent::ActorFailed(cell, error) => {
+                tracing::warn!(world = state.arguments.plan.name, %error, "a script's actor failed");
+                state.script_actor_gone(&myself, &cell).await
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl WorldActorState {
+    fn read(&self, myself: &ActorRef<WorldMessage>, from: From) {
+        let (services, plan, actor) = (Arc::clone(&self.arguments.services), self.arguments.plan.clone(), myself.clone());
+        self.arguments.mailbox.set_state(WorldState::Starting);
+        tokio::spawn(async move {
+            let inner = Arc::clone(&services);
+            let loaded = services.blocking(move || start::load(&inner, &plan, &from)).await;
+            let loaded = loaded.unwrap_or_else(|panic| Err(NodeError::Panic(panic)));
+            let _ = actor.cast(WorldMessage::Loaded(Box::new(loaded)));
+        });
+    }
+
+    async fn build(
+        &mut self,
+        myself: &ActorRef<WorldMessage>,
+        order: BuildOrder,
+        purpose: Purpose,
+    ) -> Result<(), ActorProcessingErr> {
+        let key = order.key;
+        if !self.scripts.contains_key(&key) {
+            let builders = Arc::clone(&self.arguments.services.builders);
+            let arguments = ScriptArguments { world: myself.clone(), builders };
+            let (actor, _) = Actor::spawn_linked(None, ScriptActor, arguments, myself.get_cell()).await?;
+            self.scripts.insert(key, actor);
+        }
+        self.building.insert(key, (order.clone(), purpose));
+        // An actor that is gone is seen by supervision, which builds what it was building.
+        let _ = self.scripts[&key].cast(ScriptMessage::Build(order, purpose));
+        Ok(())
+    }
+
+    fn built(&mut self, myself: &ActorRef<WorldMessage>, built: Built) {
+        let Built { key, life, purpose, result } = built;
+        match (purpose, &mut self.starting) {
+            (Purpose::Run, Some(starting)) => {
+                starting.world.install(key, life, result);
+                starting.missing -= 1;
+                self.begin_ticking(myself);
+            }
+            (Purpose::Run, None) => self.arguments.mailbox.control(Control::Install { key, life, built: result }),
+            (Purpose::Reload(version), _) => {
+                self.arguments.mailbox.control(Control::Reloaded { key, version, built: result });
+            }
+        }
+    }
+
+    /// When all instances are there the world goes to the tick threads.
+    fn begin_ticking(&mut self, myself: &ActorRef<WorldMessage>) {
+        let Some(Starting { world, claim, .. }) = self.starting.take_if(|starting| starting.missing == 0) else { return };
+        let arguments = &self.arguments;
+        let services = &arguments.services;
+        let limits = arguments.plan.spec.limits(&services.config.limits);
+        let now_ns = services.ticker.now_ns();
+        // One that comes back ticks at once.
+        let first = if self.life > 1 { now_ns } else { now_ns + (1e9 / limits.tick_hz * arguments.phase) as u64 };
+        let pace = Pace {
+            pacer: Pacer::new(limits.tick_hz, first),
+            checkpoint_ns: (limits.checkpoint_seconds * 1e9) as u64,
+            hibernate_ns: (limits.hibernate_seconds * 1e9) as u64,
+        };
+        let place = Place {
+            actor: myself.clone(),
+            mailbox: Arc::clone(&arguments.mailbox),
+            life: self.life,
+            events: services.events.clone(),
+            store: Arc::clone(&services.store),
+            restarts: arguments.restarts,
+        };
+        arguments.mailbox.set_state(WorldState::Ticking);
+        services.ticker.add(Box::new(HostedWorld::new(world, claim, place, pace, now_ns)));
+    }
+
+    fn wake(&mut self, myself: &ActorRef<WorldMessage>) {
+        if let Some(claim) = self.asleep.take() {
+            self.life = self.arguments.mailbox.begin_life(myself.clone());
+            self.read(myself, From { claim: Some(claim), checkpoint: None });
+        }
+    }
+
+    async fn script_actor_gone(&mut self, myself: &ActorRef<WorldMessage>, cell: &ActorCell) -> Result<(), ActorProcessingErr> {
+        let Some(key) = self.scripts.iter().find(|(_, actor)| actor.get_id() == cell.get_id()).map(|(key, _)| *key) else {
+            return Ok(());
+        };
+        self.scripts.remove(&key);
+        match self.building.remove(&key) {
+            Some((order, purpose)) => self.build(myself, order, purpose).await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn save_to_sleep(myself: &ActorRef<WorldMessage>, mut world: Box<HostedWorld>) {
+    let actor = myself.clone();
+    tokio::spawn(async move {
+        let saving = tokio::task::spawn_blocking(move || {
+            let saving = world.save_to_sleep();
+            (world, saving)
+        });
+        let Ok((world, saving)) = saving.await else {
+            let _ = actor.cast(WorldMessage::Ended(End::Panicked("while it was saved".to_owned())));
+            return;
+        };
+        let saved = match saving {
+            Ok(durable) => durable.await.unwrap_or_else(|_| Err("the store is gone".to_owned())),
+            Err(error) => Err(error),
+        };
+        let _ = actor.cast(WorldMessage::Slept(world, saved));
+    });
+}
+
+fn finish(mut world: Box<HostedWorld>) -> Result<(), String> {
+    match world.failure() {
+        Some(error) => Err(error.to_string()),
+        None => world.stop(),
+    }
+}

@@ -1,0 +1,457 @@
+//! One world on a tick thread: its value, its pace, its gate, its place in the store.
+//!
+//! [`HostedWorld::round`] is one round: do what was asked, take what came in, tick, hand what the tick wrote to the store, let out what is
+//! durable. A panic in it ends this world only: the thread that ticks catches it. Not here: starting and restarting (`actor`).
+
+use crate::events::{EventLog, NodeEvent};
+use crate::status::{WorldState, WorldStatus};
+use crate::world::actor::WorldMessage;
+use crate::world::gate::{Durable, Output, OutputGate};
+use crate::world::mailbox::{Control, Inbound, Mailbox, Router};
+use crate::world::pacer::Pacer;
+use aether_scripting::instance::thread_cpu_ns;
+use aether_scripting::output::{InboundCall, OutboundCall, StorageWrite, WorldOutput};
+use aether_store::{Batch, Claim, KvWrite, Store, StoreError};
+use aether_types::{WorldId, codec};
+use aether_world_runtime::{End, OverloadAction, ReloadPhase, TickReport, World};
+use hdrhistogram::Histogram;
+use ractor::ActorRef;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// The schema of a world's checkpoint.
+pub(crate) const CHECKPOINT_SCHEMA: u8 = 1;
+/// Nanoseconds between two publications of a status.
+const STATUS_NS: u64 = 1_000_000_000;
+
+/// What follows a round.
+pub(crate) enum Round {
+    /// It is due again.
+    Continue,
+    /// It leaves the tick threads: whoever asked gets it.
+    Leave(Box<dyn FnOnce(Box<HostedWorld>) + Send>),
+    /// It has ended.
+    End(End),
+}
+
+/// Where a world belongs on its node.
+pub(crate) struct Place {
+    pub actor: ActorRef<WorldMessage>,
+    pub mailbox: Arc<Mailbox>,
+    pub life: u64,
+    pub events: EventLog,
+    pub store: Arc<dyn Store>,
+    /// Times it was started again.
+    pub restarts: u32,
+}
+
+/// How a world is paced and kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub pacer: Pacer,
+    pub checkpoint_ns: u64,
+    /// After so long without anything from outside it is put to sleep; 0 means never.
+    pub hibernate_ns: u64,
+}
+
+pub(crate) struct HostedWorld {
+    pub id: WorldId,
+    pub world: World,
+    pacer: Pacer,
+    place: Place,
+    claim: Claim,
+    durable: Arc<Durable>,
+    gate: OutputGate,
+    /// The world's clock when the ticker's clock was 0: its time goes on where it was.
+    clock_base_ns: u64,
+    checkpoint_ns: u64,
+    next_checkpoint_ns: u64,
+    next_status_ns: u64,
+    hibernate_ns: u64,
+    /// When something last came in from outside.
+    busy_ns: u64,
+    reload_told: Option<ReloadPhase>,
+    ticks: Histogram<u64>,
+    totals: Totals,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Totals {
+    turns: u64,
+    deferred: u64,
+    engine_ns: u64,
+    commands: u64,
+    calls_out: u64,
+    calls_refused: u64,
+}
+
+impl HostedWorld {
+    /// `now_ns`: of the ticker's clock.
+    pub fn new(world: World, claim: Claim, place: Place, pace: Pace, now_ns: u64) -> HostedWorld {
+        let durable = Durable::new(claim.commit_seq);
+        HostedWorld {
+            id: world.config().id.clone(),
+            clock_base_ns: world.now_ns().saturating_sub(now_ns),
+            world,
+            next_checkpoint_ns: pace.pacer.next_ns() + pace.checkpoint_ns,
+            next_status_ns: 0,
+            pacer: pace.pacer,
+            place,
+            claim,
+            gate: OutputGate::new(Arc::clone(&durable)),
+            durable,
+            checkpoint_ns: pace.checkpoint_ns,
+            hibernate_ns: pace.hibernate_ns,
+            busy_ns: now_ns,
+            reload_told: None,
+            // A tick of a second is recorded as one: what matters is below it. Small, since there are thousands of these.
+            ticks: Histogram::new_with_bounds(1, 1_000_000_000, 1).expect("these bounds are valid"),
+            totals: Totals::default(),
+        }
+    }
+
+    pub fn next_ns(&self) -> u64 {
+        self.pacer.next_ns()
+    }
+
+    pub fn ticked(&mut self, now_ns: u64) {
+        self.pacer.ticked(now_ns);
+    }
+
+    pub fn claim(&self) -> Claim {
+        self.claim
+    }
+
+    /// It has ended: its actor is told, unless that is gone already.
+    pub fn end(&self, end: End) {
+        if self.place.mailbox.is_life(self.place.life) {
+            let _ = self.place.actor.cast(WorldMessage::Ended(end));
+        }
+    }
+
+    /// One round at `now_ns` of the ticker's clock.
+    pub fn round(&mut self, now_ns: u64, router: &Router) -> Round {
+        if !self.place.mailbox.is_life(self.place.life) {
+            // Its actor is gone.
+            return Round::Leave(Box::new(drop));
+        }
+        if let Some(error) = self.durable.failure() {
+            return Round::End(end_of_store(&error));
+        }
+        for control in self.place.mailbox.take_control() {
+            match self.control(control, now_ns) {
+                Ok(None) => {}
+                Ok(Some(leave)) => return leave,
+                Err(end) => return Round::End(end),
+            }
+        }
+        self.release(router);
+        if self.gate.is_full(self.claim.commit_seq) {
+            // The disk is behind: the world waits rather than let anybody see what may be lost.
+            self.publish(WorldState::Held);
+            return Round::Continue;
+        }
+        if self.take_inbound() || !self.world.is_idle() {
+            self.busy_ns = now_ns;
+        }
+        if self.hibernate_ns > 0 && now_ns - self.busy_ns.min(now_ns) > self.hibernate_ns {
+            let actor = self.place.actor.clone();
+            return Round::Leave(Box::new(move |world| {
+                let _ = actor.cast(WorldMessage::Idle(world));
+            }));
+        }
+        let (world_now_ns, dt) = (self.clock_base_ns + now_ns, self.pacer.dt());
+        let report = self.world.tick(world_now_ns, dt, &mut thread_cpu_ns);
+        self.account(&report);
+        let mut output = report.output;
+        let checkpoint = if now_ns >= self.next_checkpoint_ns { self.checkpoint(now_ns, &mut output) } else { None };
+        if let Err(error) = self.commit(output.writes, checkpoint, None) {
+            return Round::End(end_of_store(&error));
+        }
+        self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
+        self.release(router);
+        self.tell_actor();
+        if now_ns >= self.next_status_ns {
+            self.next_status_ns = now_ns + STATUS_NS;
+            self.publish(WorldState::Ticking);
+        }
+        match self.world.escalated() {
+            Some(end) => Round::End(end.clone()),
+            None => Round::Continue,
+        }
+    }
+
+    /// What the world wants of its actor. In most ticks nothing.
+    fn tell_actor(&mut self) {
+        if self.world.wants_instances() {
+            let _ = self.place.actor.cast(WorldMessage::Build(self.world.take_wanted()));
+        }
+        let discarded = self.world.take_discarded();
+        if !discarded.is_empty() {
+            let _ = self.place.actor.cast(WorldMessage::Discard(discarded));
+        }
+        if let Some((_, version, phase)) = self.world.reload_phase() {
+            let news = !matches!(
+                (&self.reload_told, phase),
+                (Some(ReloadPhase::Swapping { .. }), ReloadPhase::Swapping { .. })
+                    | (Some(ReloadPhase::Watching { .. }), ReloadPhase::Watching { .. })
+            ) && self.reload_told.as_ref() != Some(phase);
+            if news {
+                self.reload_told = Some(phase.clone());
+                let _ = self.place.actor.cast(WorldMessage::Reload(version, phase.clone()));
+            }
+        }
+    }
+
+    fn control(&mut self, control: Control, now_ns: u64) -> Result<Option<Round>, End> {
+        match control {
+            Control::Install { key, life, built } => {
+                let spare = self.world.install(key, life, built);
+                self.discard(spare);
+            }
+            Control::Reloaded { key, version, built } => {
+                let spare = self.world.lend_reloaded(key, version, built);
+                self.discard(spare);
+            }
+            Control::Suspend { script, reply } => answer(reply, self.world.suspend(&script)),
+            Control::Resume { script, reply } => answer(reply, self.world.resume(&script)),
+            Control::Checkpoint { name, reply } => {
+                let mut output = self.world.take_output();
+                let Some(checkpoint) = self.checkpoint(now_ns, &mut output) else {
+                    answer(reply, Err("the checkpoint could not be made: see the events".to_owned()));
+                    return Ok(None);
+                };
+                self.commit(output.writes, Some(checkpoint), name).map_err(|error| end_of_store(&error))?;
+                self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
+                self.durable.when(self.claim.commit_seq, Box::new(move |result| answer(reply, result)));
+            }
+            Control::Rehearsal { order, reply } => {
+                let dt = self.pacer.dt();
+                answer(reply, self.world.rehearsal(&order, dt));
+            }
+            Control::BeginReload { order, reply } => {
+                self.reload_told = None;
+                answer(reply, self.world.begin_reload(*order));
+            }
+            Control::EndReload { rollback, reply } => {
+                match rollback {
+                    Some(reason) => self.world.rollback_reload(reason),
+                    None => self.world.commit_reload(),
+                }
+                answer(reply, ());
+            }
+            Control::SetAside { reply } => answer(reply, self.world.set_aside().cloned().collect()),
+            Control::Yield { reply } => {
+                return Ok(Some(Round::Leave(Box::new(move |world| answer(reply, world)))));
+            }
+        }
+        Ok(None)
+    }
+
+    fn discard(&self, spare: Option<aether_scripting::ScriptInstance>) {
+        if let Some(instance) = spare {
+            let _ = self.place.actor.cast(WorldMessage::Discard(vec![instance]));
+        }
+    }
+
+    /// Whether anything came in.
+    fn take_inbound(&mut self) -> bool {
+        let inbox = self.place.mailbox.take();
+        let any = !inbox.is_empty();
+        for inbound in inbox {
+            match inbound {
+                Inbound::Call(call) => {
+                    if self.world.deliver(call).is_err() {
+                        self.totals.calls_refused += 1;
+                    }
+                }
+                Inbound::Reply { call, payload } => self.world.deliver_reply(call, payload),
+            }
+        }
+        any
+    }
+
+    fn account(&mut self, report: &TickReport) {
+        self.ticks.saturating_record(report.close.used_ns.max(1));
+        self.totals.turns += u64::from(report.close.ran);
+        self.totals.deferred += u64::from(report.close.deferred);
+        self.totals.engine_ns += report.engine_ns;
+        self.totals.commands += report.output.commands.len() as u64;
+        self.totals.calls_out += report.output.calls.len() as u64;
+        let world = self.id.as_str();
+        for line in &report.log {
+            let script = self.world.name_of(line.instance).unwrap_or("?").to_owned();
+            self.place.events.push(NodeEvent::Log { world: world.to_owned(), script, level: line.level, text: line.text.clone() });
+        }
+        for end in &report.ends {
+            self.place.events.push(NodeEvent::ScriptEnded {
+                world: world.to_owned(),
+                script: end.name.clone(),
+                cause: end.end.to_string(),
+                parked: end.parked,
+            });
+        }
+        if let Some(action) = report.overload {
+            let (verb, key) = match action {
+                OverloadAction::Suspend(key) => ("suspended", key),
+                OverloadAction::Resume(key) => ("resumed", key),
+            };
+            let script = self.world.name_at(key).unwrap_or("?");
+            let percent = (self.world.utilisation() * 100.0) as u32;
+            self.place.events.push(NodeEvent::Overload {
+                world: world.to_owned(),
+                action: format!("{script} {verb} at {percent}% of the budget over ten seconds"),
+            });
+        }
+    }
+
+    /// A checkpoint's bytes; what scripts sent while they saved joins the tick's output, so that both are in one commit. One that cannot be
+    /// made is an event: the world goes on, and the one before it counts.
+    fn checkpoint(&mut self, now_ns: u64, output: &mut WorldOutput) -> Option<Vec<u8>> {
+        self.next_checkpoint_ns = now_ns + self.checkpoint_ns;
+        let checkpoint = self.world.checkpoint(false).and_then(|checkpoint| codec::encode(CHECKPOINT_SCHEMA, &checkpoint));
+        let more = self.world.take_output();
+        output.commands.extend(more.commands);
+        output.calls.extend(more.calls);
+        // A key written twice: the later one is the value.
+        output
+            .writes
+            .retain(|write| !more.writes.iter().any(|later| (&later.namespace, &later.key) == (&write.namespace, &write.key)));
+        output.writes.extend(more.writes);
+        checkpoint.map_err(|error| self.tell(0, format!("no checkpoint could be made, the one before it counts: {error}"))).ok()
+    }
+
+    fn tell(&self, level: u8, text: String) {
+        self.place.events.push(NodeEvent::Log { world: self.id.to_string(), script: "world".into(), level, text });
+    }
+
+    fn commit(
+        &mut self,
+        writes: Vec<StorageWrite>,
+        checkpoint: Option<Vec<u8>>,
+        checkpoint_name: Option<String>,
+    ) -> Result<(), StoreError> {
+        if writes.is_empty() && checkpoint.is_none() {
+            return Ok(());
+        }
+        let writes = writes.into_iter().map(|StorageWrite { namespace, key, value }| KvWrite { namespace, key, value }).collect();
+        let Claim { generation, commit_seq: after_seq } = self.claim;
+        let batch = Batch { world: self.id.clone(), generation, after_seq, writes, checkpoint, checkpoint_name };
+        let (durable, seq) = (Arc::clone(&self.durable), after_seq + 1);
+        self.place.store.commit(batch, Box::new(move |result| durable.report(seq, result)))?;
+        self.claim.commit_seq = seq;
+        Ok(())
+    }
+
+    fn release(&mut self, router: &Router) {
+        while let Some(output) = self.gate.release() {
+            for call in output.calls {
+                let (world, inbound) = match call {
+                    OutboundCall::Call { world, script, from, call, method, payload } => {
+                        let from_world = Some(self.id.to_string());
+                        (world, Inbound::Call(InboundCall { world: from_world, from, call, script, method, payload }))
+                    }
+                    OutboundCall::Reply { world, call, payload } => (world, Inbound::Reply { call, payload }),
+                };
+                // Nobody there, or too busy: the caller is told when its time to wait is over.
+                if !router.get(&world).map(|mailbox| Arc::clone(&mailbox)).is_some_and(|mailbox| mailbox.push(inbound)) {
+                    self.totals.calls_refused += 1;
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, state: WorldState) {
+        let scripts = self.world.status();
+        let count = |wanted: fn(&aether_world_runtime::ScriptState) -> bool| {
+            scripts.iter().filter(|script| wanted(&script.state)).count()
+        };
+        use aether_world_runtime::ScriptState::{Parked, Paused, Suspended};
+        let us = |ns: u64| ns as f64 / 1_000.0;
+        let ticks = self.ticks.len();
+        let status = WorldStatus {
+            name: self.id.to_string(),
+            state,
+            tick: self.world.tick_number().0,
+            ticks,
+            missed_ticks: self.pacer.missed(),
+            tick_p50_us: us(self.ticks.value_at_quantile(0.5)),
+            tick_p99_us: us(self.ticks.value_at_quantile(0.99)),
+            tick_max_us: us(self.ticks.max()),
+            budget_us: us(self.world.config().scheduler.budget_ns),
+            engine_us: us(self.totals.engine_ns) / ticks.max(1) as f64,
+            utilisation: self.world.utilisation(),
+            turns: self.totals.turns,
+            deferred: self.totals.deferred,
+            paused: count(|state| *state == Paused),
+            suspended: count(|state| *state == Suspended),
+            parked: count(|state| matches!(state, Parked { .. })),
+            memory_bytes: self.world.memory_bytes(),
+            commands: self.totals.commands,
+            calls_out: self.totals.calls_out,
+            calls_refused: self.totals.calls_refused + self.place.mailbox.refused.load(std::sync::atomic::Ordering::Relaxed),
+            set_aside: self.world.set_aside().count(),
+            reload: self.world.reload_phase().map(|(script, version, phase)| (script, version, phase.clone())),
+            generation: self.claim.generation.0,
+            restarts: self.place.restarts,
+            host: self.world.host_stats(),
+            commit_seq: self.claim.commit_seq,
+            scripts: Arc::new(scripts),
+        };
+        self.ticks.reset();
+        (self.totals.turns, self.totals.deferred, self.totals.engine_ns) = (0, 0, 0);
+        self.place.mailbox.publish(status);
+    }
+
+    /// Let out everything that may leave, before worlds are stopped one after the other.
+    pub fn settle(&mut self, router: &Router) {
+        self.release(router);
+    }
+
+    /// What came in last, `on_stop` for every script, then a last checkpoint.
+    pub fn stop(&mut self) -> Result<(), String> {
+        self.take_inbound();
+        // What was to be tried out is not kept.
+        self.world.rollback_reload("the world stops".to_owned());
+        let (checkpoint, output, log) = self.world.stop().map_err(|error| format!("could not make a checkpoint: {error}"))?;
+        for line in log {
+            let script = self.world.name_of(line.instance).unwrap_or("?").to_owned();
+            self.place.events.push(NodeEvent::Log { world: self.id.to_string(), script, level: line.level, text: line.text });
+        }
+        let checkpoint =
+            codec::encode(CHECKPOINT_SCHEMA, &checkpoint).map_err(|error| format!("could not make a checkpoint: {error}"))?;
+        self.commit(output.writes, Some(checkpoint), None).map_err(|error| error.to_string())?;
+        self.publish(WorldState::Stopped);
+        Ok(())
+    }
+
+    /// A checkpoint of everything, to sleep on; gives a channel that says when it is durable.
+    pub fn save_to_sleep(&mut self) -> Result<oneshot::Receiver<Result<u64, String>>, String> {
+        let checkpoint = self.world.checkpoint(true).map_err(|error| error.to_string())?;
+        let output = self.world.take_output();
+        let checkpoint = codec::encode(CHECKPOINT_SCHEMA, &checkpoint).map_err(|error| error.to_string())?;
+        self.commit(output.writes, Some(checkpoint), None).map_err(|error| error.to_string())?;
+        self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
+        let (send, receive) = oneshot::channel();
+        self.durable.when(self.claim.commit_seq, Box::new(move |result| answer(send, result)));
+        self.publish(WorldState::Asleep);
+        Ok(receive)
+    }
+
+    /// Why its last commits failed, if they did.
+    pub fn failure(&self) -> Option<StoreError> {
+        self.durable.failure()
+    }
+}
+
+/// Whoever asked may have gone.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
+}
+
+fn end_of_store(error: &StoreError) -> End {
+    match error {
+        StoreError::Fenced { .. } => End::Fenced(error.to_string()),
+        error => End::NotStarted(error.to_string()),
+    }
+}

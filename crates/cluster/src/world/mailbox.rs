@@ -1,0 +1,183 @@
+//! What others share with a world: where to put what comes in, and what it last told about itself.
+//!
+//! Data (calls, answers) is bounded and refused when there is too much of it; control never is: whoever asks waits for the answer, so
+//! there is no more of it than there are askers. A mailbox outlives its world: one that is restarted finds it as it was.
+
+use crate::status::{WorldState, WorldStatus};
+use crate::world::actor::WorldMessage;
+use crate::world::hosted::HostedWorld;
+use aether_scripting::instance::InstanceError;
+use aether_scripting::output::InboundCall;
+use aether_scripting::ScriptInstance;
+use aether_types::Version;
+use aether_world_runtime::{BuildOrder, ReloadOrder, ScriptKey, SetAside};
+use aether_world_runtime::Rehearsal;
+use dashmap::DashMap;
+use ractor::ActorRef;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{oneshot, watch};
+
+/// Calls from outside that wait for a world's next tick.
+const INBOX_MAX: usize = 10_000;
+
+/// Something that comes into a world from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inbound {
+    /// A call.
+    Call(InboundCall),
+    /// An answer.
+    Reply {
+        /// The call's number in this world.
+        call: u64,
+        /// The result.
+        payload: Vec<u8>,
+    },
+}
+
+/// What a world is asked to do at the edge of its next tick.
+pub(crate) enum Control {
+    /// An instance that it wanted.
+    Install { key: ScriptKey, life: u32, built: Result<ScriptInstance, InstanceError> },
+    /// An instance of the version that it reloads to.
+    Reloaded { key: ScriptKey, version: Version, built: Result<ScriptInstance, InstanceError> },
+    /// Take a script out of the order.
+    Suspend { script: String, reply: oneshot::Sender<bool> },
+    /// Put a script back.
+    Resume { script: String, reply: oneshot::Sender<bool> },
+    /// Save now. The answer comes when it is durable.
+    Checkpoint { name: Option<String>, reply: oneshot::Sender<Result<u64, String>> },
+    /// What a new version can be tried out in.
+    Rehearsal { order: Box<ReloadOrder>, reply: oneshot::Sender<Option<Rehearsal>> },
+    /// Begin to swap.
+    BeginReload { order: Box<ReloadOrder>, reply: oneshot::Sender<Result<Vec<BuildOrder>, String>> },
+    /// Keep the new version, or go back with this reason.
+    EndReload { rollback: Option<String>, reply: oneshot::Sender<()> },
+    /// Messages that ended their script twice.
+    SetAside { reply: oneshot::Sender<Vec<SetAside>> },
+    /// Leave the tick threads.
+    Yield { reply: oneshot::Sender<Box<HostedWorld>> },
+}
+
+/// See the file.
+pub(crate) struct Mailbox {
+    inbox: Mutex<VecDeque<Inbound>>,
+    control: Mutex<Vec<Control>>,
+    has_control: AtomicBool,
+    /// Which life of the world may tick: one of an earlier life is dropped by the tick threads.
+    life: AtomicU64,
+    asleep: AtomicBool,
+    actor: Mutex<Option<ActorRef<WorldMessage>>>,
+    pub refused: AtomicU64,
+    status: watch::Sender<Arc<WorldStatus>>,
+}
+
+impl Mailbox {
+    pub fn new(name: &str) -> Arc<Mailbox> {
+        let status = WorldStatus { name: name.to_owned(), ..WorldStatus::default() };
+        Arc::new(Mailbox {
+            inbox: Mutex::default(),
+            control: Mutex::default(),
+            has_control: AtomicBool::new(false),
+            life: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
+            actor: Mutex::default(),
+            refused: AtomicU64::new(0),
+            status: watch::Sender::new(Arc::new(status)),
+        })
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, VecDeque<Inbound>> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `false`: the inbox is full. Wakes a world that sleeps.
+    pub fn push(&self, inbound: Inbound) -> bool {
+        {
+            let mut inbox = self.inbox();
+            if inbox.len() >= INBOX_MAX {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                return false;
+            }
+            inbox.push_back(inbound);
+        }
+        if self.asleep.swap(false, Ordering::AcqRel)
+            && let Some(actor) = self.actor()
+        {
+            // An actor that is gone is restarted by its supervisor, and reads the inbox then.
+            let _ = actor.cast(WorldMessage::Wake);
+        }
+        true
+    }
+
+    pub fn take(&self) -> VecDeque<Inbound> {
+        std::mem::take(&mut self.inbox())
+    }
+
+    /// From now on the next message wakes the world. `false`: one is there already.
+    pub fn sleep(&self) -> bool {
+        self.asleep.store(true, Ordering::Release);
+        // One that came before the flag was up has woken nobody.
+        let empty = self.inbox().is_empty() && !self.has_control.load(Ordering::Acquire);
+        empty || !self.asleep.swap(false, Ordering::AcqRel)
+    }
+
+    pub fn control(&self, control: Control) {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner).push(control);
+        self.has_control.store(true, Ordering::Release);
+        if self.asleep.swap(false, Ordering::AcqRel)
+            && let Some(actor) = self.actor()
+        {
+            let _ = actor.cast(WorldMessage::Wake);
+        }
+    }
+
+    pub fn take_control(&self) -> Vec<Control> {
+        if !self.has_control.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.control.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A new life begins: control for the one before is dropped, and so are its askers' channels.
+    pub fn begin_life(&self, actor: ActorRef<WorldMessage>) -> u64 {
+        *self.actor.lock().unwrap_or_else(PoisonError::into_inner) = Some(actor);
+        self.asleep.store(false, Ordering::Release);
+        self.take_control();
+        self.life.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Whoever ticks it stops.
+    pub fn end_life(&self) {
+        self.life.fetch_add(1, Ordering::AcqRel);
+        self.take_control();
+    }
+
+    pub fn is_life(&self, life: u64) -> bool {
+        self.life.load(Ordering::Acquire) == life
+    }
+
+    pub fn actor(&self) -> Option<ActorRef<WorldMessage>> {
+        self.actor.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn status(&self) -> Arc<WorldStatus> {
+        Arc::clone(&self.status.borrow())
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Arc<WorldStatus>> {
+        self.status.subscribe()
+    }
+
+    pub fn publish(&self, status: WorldStatus) {
+        self.status.send_replace(Arc::new(status));
+    }
+
+    pub fn set_state(&self, state: WorldState) {
+        self.status.send_modify(|status| Arc::make_mut(status).state = state);
+    }
+}
+
+/// Finds worlds of this node by name.
+pub(crate) type Router = DashMap<String, Arc<Mailbox>>;

@@ -1,0 +1,8 @@
+//! One world of a node: its actor ([`actor`]), how it is read from the store ([`start`]), and what ticks ([`hosted`]).
+
+pub(crate) mod actor;
+pub(crate) mod gate;
+pub(crate) mod hosted;
+pub(crate) mod mailbox;
+pub(crate) mod pacer;
+pub(crate) mod start;

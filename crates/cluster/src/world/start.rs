@@ -1,0 +1,148 @@
+//! A world from its store: claim it, read its newest good checkpoint, add its scripts.
+//!
+//! Runs on a thread that may block. Instances are not built here: script actors do that. Not here: when (the actor).
+
+use crate::config::{ConfigError, ScriptSpec, WorldSpec};
+use crate::events::NodeEvent;
+use crate::node::{NodeError, Services};
+use crate::world::hosted::CHECKPOINT_SCHEMA;
+use aether_engine::{Engine, EngineConfig};
+use aether_scripting::{ScriptId, Vec3, Version};
+use aether_store::{Claim, StoredCheckpoint};
+use aether_types::{Blame, WorldId, codec};
+use aether_world_runtime::{AddError, ScriptParts, World, WorldCheckpoint};
+use std::sync::Arc;
+
+/// A world of a cluster file, by its own name.
+#[derive(Debug, Clone)]
+pub(crate) struct WorldPlan {
+    pub name: String,
+    pub spec: Arc<WorldSpec>,
+    /// Which of its copies it is.
+    pub copy: u64,
+}
+
+impl WorldPlan {
+    pub fn world_id(&self) -> Result<WorldId, NodeError> {
+        WorldId::new(&self.name).map_err(|_| ConfigError(Vec::new()).into())
+    }
+}
+
+/// Where a world goes on from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct From {
+    /// Already claimed: it only slept.
+    pub claim: Option<Claim>,
+    /// The checkpoint that an operator wants, by name or commit number; the newest good one else.
+    pub checkpoint: Option<String>,
+}
+
+/// Read it. `Err`: the world cannot start, whatever is tried.
+pub(crate) fn load(services: &Services, plan: &WorldPlan, from: &From) -> Result<(World, Claim), NodeError> {
+    let id = plan.world_id()?;
+    let spec = &plan.spec;
+    let limits = spec.limits(&services.config.limits);
+    let claim = match from.claim {
+        Some(claim) => claim,
+        None => services.store.claim(&id)?,
+    };
+    let engine = EngineConfig {
+        prefabs: services.library.prefabs(spec)?,
+        entities_max: limits.entities_max,
+        storage_bytes_max: limits.storage_mb << 20,
+        first_call: claim.generation.0 << 32,
+        ..EngineConfig::default()
+    };
+    let stored = services.store.load_keys(&id)?;
+    let new_world = || {
+        let mut config =
+            limits.world_config(id.clone(), spec.seed.wrapping_add(plan.copy), services.config.server.max_modules);
+        config.builds_itself = false;
+        World::new(config, Box::new(Engine::new(engine.clone(), stored.iter().cloned())))
+    };
+    let (mut world, checkpoint) = read_checkpoint(services, &id, from, new_world)?;
+    for script in &spec.script {
+        add_scripts(services, plan, &mut world, script, checkpoint.as_ref())?;
+    }
+    world.finish_restore();
+    Ok((world, claim))
+}
+
+fn read_checkpoint(
+    services: &Services,
+    id: &WorldId,
+    from: &From,
+    new_world: impl Fn() -> World,
+) -> Result<(World, Option<WorldCheckpoint>), NodeError> {
+    let kept = services.store.load_checkpoints(id)?;
+    let wanted = |stored: &StoredCheckpoint| match &from.checkpoint {
+        Some(name) => stored.name.as_ref() == Some(name) || stored.seq.to_string() == *name,
+        // A named one is an operator's to go back to; the newest counts, named or not.
+        None => true,
+    };
+    let mut candidates: Vec<_> = kept.into_iter().filter(wanted).collect();
+    if from.checkpoint.is_some() {
+        candidates.truncate(1);
+    }
+    let mut world = new_world();
+    for StoredCheckpoint { seq, data, .. } in &candidates {
+        let read =
+            codec::decode::<WorldCheckpoint>(CHECKPOINT_SCHEMA, data).and_then(|read| world.restore(&read).map(|()| read));
+        match read {
+            Ok(read) => return Ok((world, Some(read))),
+            Err(error) => {
+                let text = format!("checkpoint {seq} refused, the one before it is tried: {error}");
+                services.events.push(NodeEvent::Log { world: id.to_string(), script: "world".into(), level: 0, text });
+                world = new_world();
+            }
+        }
+    }
+    match (&from.checkpoint, candidates.len()) {
+        (Some(name), _) => Err(NodeError::Checkpoint { world: id.clone(), name: name.clone() }),
+        (None, 0) => Ok((world, None)),
+        // All that there is cannot be read: starting anew would throw it away with the next checkpoints.
+        (None, count) => Err(NodeError::NoCheckpoint { world: id.clone(), count }),
+    }
+}
+
+fn add_scripts(
+    services: &Services,
+    plan: &WorldPlan,
+    world: &mut World,
+    script: &ScriptSpec,
+    checkpoint: Option<&WorldCheckpoint>,
+) -> Result<(), NodeError> {
+    let loaded = match services.library.script(&plan.spec, script) {
+        Ok(loaded) => loaded,
+        // The author's to fix: the others of the world are not to wait for it.
+        Err(error) if error.blame() == Blame::Script => {
+            let id = ScriptId::new(&script.script).map_err(|_| ConfigError(Vec::new()))?;
+            script.names().into_iter().for_each(|name| world.add_failed(name, id, Version(0), error.to_string()));
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    for name in script.names() {
+        let [x, y, z] = script.position;
+        let directory = services.data_dir.join("files").join(&plan.name).join(&name);
+        let parts = ScriptParts {
+            name: name.clone(),
+            manifest: Arc::clone(&loaded.manifest),
+            version: loaded.version,
+            module: Arc::clone(&loaded.module),
+            entity: script.prefab.clone().map(|prefab| (prefab, Vec3::new(x, y, z))),
+            directory: Some(directory),
+        };
+        let saved = checkpoint.and_then(|c| c.scripts.iter().find(|saved| saved.name == name));
+        match world.add_script(parts, saved) {
+            Ok(_) => {}
+            Err(AddError::Instance(error)) if error.blame() == Blame::Script => {
+                world.add_failed(name, loaded.manifest.name, loaded.version, error.to_string());
+            }
+            Err(source) => {
+                return Err(NodeError::Add { world: world.config().id.clone(), script: name, source });
+            }
+        }
+    }
+    Ok(())
+}

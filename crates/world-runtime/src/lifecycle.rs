@@ -1,0 +1,407 @@
+//! How scripts come, end and come back: adding, restarts by rule, suspension, and the instances that are built for it.
+//!
+//! A world decides (`supervision`), and says what it wants built; it builds itself only if nobody else does
+//! ([`WorldConfig::builds_itself`]). Not here: turns (`world`), swapping versions (`reload`).
+
+use crate::scheduler::{ScriptKey, ScriptTraits};
+use crate::script::{
+    AddError, Bounded, BuildOrder, Hot, ScriptCheckpoint, ScriptEnd, ScriptParts, ScriptState, ScriptStatus, SetAside, Slot,
+    call_bounded,
+};
+use crate::supervision::{Decision, End, Restarts, Strategy};
+use crate::world::{TickReport, World};
+use aether_scripting::instance::InstanceError;
+use aether_scripting::{Call, Caller, InstanceSpec, OnBudget, Reply, ScriptInstance};
+use aether_types::{InstanceId, ScriptId, Version};
+
+/// Building an instance takes microseconds; this many in one tick do not hurt it.
+const REBUILDS_PER_TICK: usize = 32;
+/// Messages and events set aside; the oldest goes.
+const SET_ASIDE_MAX: usize = 64;
+
+#[cfg(doc)]
+use crate::world::WorldConfig;
+
+impl World {
+    /// Add a script. With its part of a checkpoint it goes on from there, else it starts.
+    pub fn add_script(&mut self, parts: ScriptParts, checkpoint: Option<&ScriptCheckpoint>) -> Result<ScriptKey, AddError> {
+        if self.names.contains(&parts.name) {
+            return Err(AddError::NameTaken(parts.name));
+        }
+        let count = self.names.len();
+        if count >= self.config.scripts_max {
+            return Err(AddError::TooManyScripts(count));
+        }
+        let digest = parts.module.source_digest();
+        if !self.modules.contains(&digest) && self.modules.len() >= self.config.modules_max {
+            return Err(AddError::TooManyModules(self.modules.len()));
+        }
+        let instance = checkpoint.map_or(InstanceId(self.next_instance), |checkpoint| checkpoint.instance);
+        let spec = self.spec_of(&parts, instance);
+        let spec = InstanceSpec { random: checkpoint.and_then(|checkpoint| checkpoint.random.clone()), ..spec };
+        // Another's to build: then what is wrong with it is seen when it is installed.
+        let built = match self.config.builds_itself {
+            true => Some(ScriptInstance::build(&parts.module, &spec, &self.memory)?),
+            false => None,
+        };
+        let caller = Caller {
+            instance,
+            name: parts.name.clone(),
+            entity_kinds: parts.manifest.grants.entity_kinds.clone(),
+            storage_namespace: parts.manifest.grants.storage_namespace.clone(),
+        };
+        // A script that comes back has its entities already: they are in the engine's part of the checkpoint.
+        let entity =
+            parts.entity.as_ref().filter(|_| checkpoint.is_none()).map(|(prefab, position)| (prefab.as_str(), *position));
+        self.context()
+            .host
+            .add_script(caller, entity)
+            .map_err(|error| AddError::Engine { prefab: parts.entity.as_ref().map(|(prefab, _)| prefab.clone()), error })?;
+        if checkpoint.is_some_and(|checkpoint| checkpoint.state.is_none()) {
+            self.context().host.reset_script(instance);
+        }
+        self.next_instance = self.next_instance.max(instance.0 + 1);
+        self.modules.insert(digest);
+        self.names.insert(parts.name.clone());
+        let key = self.scheduler.add(traits_of(&parts));
+        let saved = checkpoint.and_then(|checkpoint| checkpoint.state.clone().map(|state| (checkpoint.version, state)));
+        let slot = Slot {
+            key,
+            parts,
+            spec,
+            life: 0,
+            state: ScriptState::Running,
+            saved,
+            restarts: Restarts::default(),
+            deferrals_seen: 0,
+            suspect: None,
+            seated: false,
+        };
+        let at = key.0 as usize;
+        if self.slots.len() <= at {
+            self.slots.resize_with(at + 1, || None);
+            self.hot.resize_with(at + 1, Hot::default);
+        }
+        self.hot[at] = Hot { id: instance, ..Hot::default() };
+        self.slots[at] = Some(Box::new(slot));
+        match built {
+            Some(instance) => self.seat(key, instance),
+            None => self.want(key),
+        }
+        Ok(key)
+    }
+
+    pub(crate) fn spec_of(&self, parts: &ScriptParts, instance: InstanceId) -> InstanceSpec {
+        InstanceSpec {
+            instance,
+            version: parts.version,
+            policy: parts.manifest.policy(),
+            groups: parts.manifest.groups(),
+            rates: parts.manifest.limits.rates,
+            seed: self.config.seed ^ instance.0.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            random: None,
+            drained_at_ns: None,
+            directory: parts.directory.clone(),
+        }
+    }
+
+    /// Give a script other code: what runs goes on, what is built next is the new one.
+    pub(crate) fn replace_parts(&mut self, key: ScriptKey, parts: ScriptParts) {
+        let Some(instance) = self.slot(key).map(|slot| slot.spec.instance) else { return };
+        let spec = self.spec_of(&parts, instance);
+        self.modules.insert(parts.module.source_digest());
+        self.scheduler.set_traits(key, traits_of(&parts));
+        if let Some(slot) = self.slot_mut(key) {
+            (slot.parts, slot.spec) = (parts, spec);
+            slot.life += 1;
+        }
+    }
+
+    /// A script that could not be loaded or added is shown as parked: one bad script must not keep a world from starting.
+    pub fn add_failed(&mut self, name: String, script: ScriptId, version: Version, cause: String) {
+        self.ends.push(ScriptEnd {
+            name: name.clone(),
+            script,
+            version,
+            end: End::NotStarted(cause.clone()),
+            parked: true,
+        });
+        self.failed.push(ScriptStatus::of_failed(name, script, version, cause));
+    }
+
+    /// Put an instance into its place; it begins with `on_start` or `restore_state`.
+    pub(crate) fn seat(&mut self, key: ScriptKey, instance: ScriptInstance) {
+        let Some(slot) = self.slots.get_mut(key.0 as usize).and_then(Option::as_mut) else { return };
+        let hot = &mut self.hot[key.0 as usize];
+        hot.instance = Some(instance);
+        hot.boot = Some(Box::new(slot.boot()));
+        slot.state = ScriptState::Running;
+        // What it had made before is not part of a start from nothing.
+        if std::mem::replace(&mut slot.seated, true)
+            && slot.saved.is_none()
+            && let Some(context) = &mut self.context
+        {
+            context.host.reset_script(slot.spec.instance);
+        }
+        self.scheduler.set_runnable(key, true);
+    }
+
+    /// Ask for an instance.
+    pub(crate) fn want(&mut self, key: ScriptKey) {
+        let now_ns = self.now_ns();
+        let tick = self.tick;
+        if let Some(slot) = self.slot_mut(key) {
+            slot.state = ScriptState::Restarting;
+            slot.life += 1;
+            // Who fails must not act more: a restarted script begins with empty allowances.
+            if tick.0 > 0 {
+                slot.spec.drained_at_ns = Some(now_ns);
+            }
+            self.wanted.push(key);
+        }
+        self.scheduler.set_runnable(key, false);
+    }
+
+    /// Instances that somebody must build and [`install`](World::install).
+    pub fn take_wanted(&mut self) -> Vec<BuildOrder> {
+        let wanted = std::mem::take(&mut self.wanted);
+        wanted.into_iter().filter_map(|key| Some(self.slot(key)?.order(&self.memory))).collect()
+    }
+
+    /// Whether instances are to be built.
+    pub fn wants_instances(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
+    /// An instance that was wanted, or why it could not be built. One of an earlier life is given back.
+    pub fn install(
+        &mut self,
+        key: ScriptKey,
+        life: u32,
+        built: Result<ScriptInstance, InstanceError>,
+    ) -> Option<ScriptInstance> {
+        let waits = self.slot(key).is_some_and(|slot| slot.life == life && slot.state == ScriptState::Restarting);
+        match built {
+            Ok(instance) if waits => self.seat(key, instance),
+            Ok(instance) => return Some(instance),
+            Err(error) if waits => {
+                let end = end_of_build(&error);
+                let mut report = TickReport::default();
+                self.script_ended(key, end, None, &mut report);
+                self.ends.append(&mut report.ends);
+            }
+            Err(_) => {}
+        }
+        None
+    }
+
+    /// A script ended: it comes back with its last saved state, or is parked if it keeps failing. `during`: what it was doing.
+    pub(crate) fn script_ended(&mut self, key: ScriptKey, end: End, during: Option<Call>, report: &mut TickReport) {
+        let (now_ns, tick, rule) = (self.now_ns(), self.tick, self.config.restarts);
+        let Some(slot) = self.slots[key.0 as usize].as_mut() else { return };
+        self.discarded.extend(self.hot[key.0 as usize].instance.take());
+        let version = slot.parts.version;
+        if let Some(call @ (Call::Message(_) | Call::Event(_))) = during
+            && end.blames_message()
+        {
+            if slot.suspect.as_ref() == Some(&call) {
+                slot.suspect = None;
+                if self.set_aside.len() >= SET_ASIDE_MAX {
+                    self.set_aside.pop_front();
+                }
+                let script = slot.parts.name.clone();
+                self.set_aside.push_back(SetAside { script, tick, end: end.clone(), call });
+                self.set_aside_count += 1;
+            } else {
+                slot.suspect = Some(call);
+            }
+        }
+        let restart = slot.parts.manifest.supervision.restart;
+        let decision = slot.restarts.ended(&rule, restart, &end, now_ns, slot.spec.instance.0);
+        match decision {
+            Decision::Restart { after_ns } => {
+                slot.state = ScriptState::Restarting;
+                self.resting.push((now_ns + after_ns, key));
+            }
+            Decision::Park => slot.state = ScriptState::Parked { cause: end.to_string() },
+            Decision::Leave => slot.state = ScriptState::Finished { cause: end.to_string() },
+        }
+        let (name, script) = (slot.parts.name.clone(), slot.parts.manifest.name);
+        if decision == Decision::Park && self.config.escalates {
+            self.escalated.get_or_insert(End::Escalated { child: name.clone(), cause: end.to_string() });
+        }
+        self.scheduler.forget_pause(key);
+        self.scheduler.set_runnable(key, false);
+        self.overload.forget(key);
+        self.reload_saw_end(key, version, &end);
+        let sibling = matches!(end, End::WithSibling(_));
+        report.ends.push(ScriptEnd { name: name.clone(), script, version, end, parked: decision == Decision::Park });
+        if self.config.strategy == Strategy::All && !sibling && decision != Decision::Leave {
+            self.end_siblings(key, &name, report);
+        }
+    }
+
+    /// All others go with it, and come back from their last saved states. It does not count against them.
+    fn end_siblings(&mut self, key: ScriptKey, name: &str, report: &mut TickReport) {
+        let running = |slot: &&Box<Slot>| slot.key != key && slot.state == ScriptState::Running;
+        let keys: Vec<_> = self.slots.iter().flatten().filter(running).map(|slot| slot.key).collect();
+        for other in keys {
+            self.discarded.extend(self.hot[other.0 as usize].instance.take());
+            self.scheduler.forget_pause(other);
+            self.want(other);
+            if let Some(slot) = self.slot(other) {
+                let (script, version) = (slot.parts.manifest.name, slot.parts.version);
+                let end = End::WithSibling(name.to_owned());
+                report.ends.push(ScriptEnd { name: slot.parts.name.clone(), script, version, end, parked: false });
+            }
+        }
+    }
+
+    /// Those whose wait is over are wanted again; if nobody else builds, a few are built here.
+    pub(crate) fn restart_due(&mut self, now_ns: u64, report: &mut TickReport) {
+        let due: Vec<_> = self.resting.extract_if(.., |(at_ns, _)| *at_ns <= now_ns).map(|(_, key)| key).collect();
+        for key in due {
+            // It may have been resumed or replaced meanwhile.
+            if self.slot(key).is_some_and(|slot| slot.state == ScriptState::Restarting) {
+                self.want(key);
+            }
+        }
+        if self.config.builds_itself {
+            let count = self.wanted.len().min(REBUILDS_PER_TICK);
+            for key in self.wanted.drain(..count).collect::<Vec<_>>() {
+                let Some(order) = self.slot(key).map(|slot| slot.order(&self.memory)) else { continue };
+                match order.build() {
+                    Ok(instance) => self.seat(key, instance),
+                    Err(error) => self.script_ended(key, end_of_build(&error), None, report),
+                }
+            }
+        }
+    }
+
+    /// An operator takes a script out of the order; its state is saved. `false`: there is no such script that runs.
+    pub fn suspend(&mut self, name: &str) -> bool {
+        let running = |key: &ScriptKey| self.hot[key.0 as usize].instance.is_some();
+        let key = self.find(name).filter(running);
+        if let Some(key) = key {
+            self.suspend_now(key);
+        }
+        key.is_some()
+    }
+
+    /// An operator puts a suspended, parked or finished script back. `false`: there is no such script.
+    pub fn resume(&mut self, name: &str) -> bool {
+        let resting = |state: &ScriptState| {
+            matches!(state, ScriptState::Suspended | ScriptState::Parked { .. } | ScriptState::Finished { .. })
+        };
+        let key = self.find(name).filter(|key| self.slot(*key).is_some_and(|slot| resting(&slot.state)));
+        if let Some(key) = key {
+            self.resume_now(key);
+        }
+        key.is_some()
+    }
+
+    pub(crate) fn suspend_now(&mut self, key: ScriptKey) {
+        self.save(key);
+        self.discarded.extend(self.hot[key.0 as usize].instance.take());
+        if let Some(slot) = self.slot_mut(key) {
+            slot.state = ScriptState::Suspended;
+            slot.life += 1;
+        }
+        self.scheduler.forget_pause(key);
+        self.scheduler.set_runnable(key, false);
+    }
+
+    pub(crate) fn resume_now(&mut self, key: ScriptKey) {
+        self.overload.forget(key);
+        if let Some(slot) = self.slot_mut(key) {
+            slot.restarts.forgive();
+        }
+        self.want(key);
+        if self.config.builds_itself {
+            self.restart_due(0, &mut TickReport::default());
+        }
+    }
+
+    /// Call `save_state` with its own small budget and keep what it gives. A script that is in the middle of a call keeps what it saved
+    /// the last time. `false`: it trapped or took too long.
+    pub(crate) fn save(&mut self, key: ScriptKey) -> bool {
+        let fuel = self.config.save_fuel;
+        let hot = &mut self.hot[key.0 as usize];
+        if hot.boot.is_some() {
+            return true;
+        }
+        let saved = call_bounded(hot.instance.as_mut(), hot.id, &mut self.context, Call::Save, fuel);
+        match saved {
+            Bounded::Completed(Reply::State(state)) => {
+                if let Some(slot) = self.slot_mut(key) {
+                    slot.saved = Some((slot.parts.version, state));
+                }
+                true
+            }
+            Bounded::Completed(_) | Bounded::NotNow => true,
+            Bounded::Failed(_) => false,
+        }
+    }
+
+    /// Messages and events that ended their script twice, oldest first.
+    pub fn set_aside(&self) -> impl Iterator<Item = &SetAside> {
+        self.set_aside.iter()
+    }
+
+    /// Instances that are not needed any more: dropping one takes as long as building one, so it is not done in a tick.
+    pub fn take_discarded(&mut self) -> Vec<ScriptInstance> {
+        std::mem::take(&mut self.discarded)
+    }
+
+    /// A script was parked whose rule says that its world goes with it.
+    pub fn escalated(&self) -> Option<&End> {
+        self.escalated.as_ref()
+    }
+
+    pub(crate) fn slot(&self, key: ScriptKey) -> Option<&Slot> {
+        self.slots.get(key.0 as usize)?.as_deref()
+    }
+
+    pub(crate) fn slot_mut(&mut self, key: ScriptKey) -> Option<&mut Slot> {
+        self.slots.get_mut(key.0 as usize)?.as_deref_mut()
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<ScriptKey> {
+        self.slots.iter().flatten().find(|slot| slot.parts.name == name).map(|slot| slot.key)
+    }
+}
+
+fn traits_of(parts: &ScriptParts) -> ScriptTraits {
+    let limits = &parts.manifest.limits;
+    ScriptTraits { priority: limits.priority, fuel: limits.fuel, may_pause: limits.on_budget == OnBudget::Pause }
+}
+
+fn end_of_build(error: &InstanceError) -> End {
+    match error {
+        InstanceError::WorldMemory { .. } => End::OutOfMemory(error.to_string()),
+        InstanceError::Start(outcome) => End::of(*outcome).unwrap_or_else(|| End::NotStarted(error.to_string())),
+        _ => End::NotStarted(error.to_string()),
+    }
+}
+
+impl ScriptStatus {
+    fn of_failed(name: String, script: ScriptId, version: Version, cause: String) -> ScriptStatus {
+        ScriptStatus {
+            name,
+            script,
+            version,
+            state: ScriptState::Parked { cause },
+            priority: 0,
+            fuel: 0,
+            turns: 0,
+            pauses: 0,
+            deferred_ticks: 0,
+            deferrals: 0,
+            cost_ns: 0.0,
+            host_calls: [0; 7],
+            memory_bytes: 0,
+            restarts: 0,
+        }
+    }
+}
+
