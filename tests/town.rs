@@ -58,7 +58,12 @@ fn watch(node: &Node, after: &BTreeMap<String, u64>, ticks: u64) -> Seen {
     loop {
         seen.last = node.status();
         for world in &seen.last.worlds {
-            assert!(!matches!(world.state, WorldState::Restarting { .. } | WorldState::Parked { .. }), "{} ended: {:?}", world.name, world.state);
+            assert!(
+                !matches!(world.state, WorldState::Restarting { .. } | WorldState::Parked { .. }),
+                "{} ended: {:?}",
+                world.name,
+                world.state
+            );
             // A status counts since the one before it: each once.
             if counted.insert((world.name.clone(), world.tick)) {
                 for script in world.scripts.iter() {

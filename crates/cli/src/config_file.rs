@@ -16,6 +16,11 @@ const NAMED: [(&str, &str); 4] = [
     ("SERVER_DEFAULT_MEMORY_MB", "server.default_memory_mb"),
 ];
 
+/// The folder that a file's paths are relative to.
+pub(crate) fn folder(file: &Path) -> &Path {
+    file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
 /// Read and check a cluster file.
 pub(crate) fn load(file: &Path) -> Result<NodeConfig, Box<dyn std::error::Error>> {
     if !file.is_file() {

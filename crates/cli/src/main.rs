@@ -3,6 +3,7 @@
 //! Start with [`main`]; each command has a file. Not here: what the commands do to worlds and scripts.
 
 mod config_file;
+mod operate;
 mod run;
 mod script;
 mod view;
@@ -16,6 +17,8 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
+    #[command(flatten)]
+    node: operate::NodeArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -30,6 +33,9 @@ enum Command {
     /// Try scripts without a server.
     #[command(subcommand)]
     Script(script::ScriptCommand),
+    /// Ask a running node.
+    #[command(flatten)]
+    Operate(operate::OperateCommand),
     /// Check a cluster file and say what is wrong with it.
     #[command(after_help = "Example:\n  aether check-config cluster-config/dev.toml")]
     CheckConfig {
@@ -57,6 +63,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Script(command) => script::run(command),
+        Command::Operate(command) => operate::run(&command, &cli.node),
         Command::CheckConfig { file } => config_file::load(&file).map(|config| {
             say(&format!("{} is good: {} worlds, {} scripts", file.display(), worlds(&config), scripts(&config)));
             ExitCode::SUCCESS

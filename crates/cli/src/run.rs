@@ -32,7 +32,7 @@ const REFRESH: Duration = Duration::from_millis(250);
 
 pub(crate) fn run(args: &RunArgs) -> CommandResult {
     let config = config_file::load(&args.file)?;
-    let base = args.file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| std::path::Path::new("."));
+    let base = config_file::folder(&args.file);
     let signals = Arc::new(AtomicU32::new(0));
     let seen = Arc::clone(&signals);
     ctrlc::set_handler(move || {
@@ -43,7 +43,8 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
     })?;
     let begin = Instant::now();
     let terminal = std::io::stdout().is_terminal() && !args.plain && !args.json;
-    let node = Node::start(&config, base, compiler(), |what| tracing::info!(what, "starting"))?;
+    let node = Arc::new(Node::start(&config, base, compiler(), |what| tracing::info!(what, "starting"))?);
+    let server = aether_admin::serve(Arc::clone(&node), aether_admin::socket_path(&base.join(&config.node.data_dir)))?;
     say(&format!(
         "node {} up in {:.0} ms: {} worlds, {} scripts. Ctrl-C saves and stops.",
         config.node.name,
@@ -69,13 +70,16 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
     say("stopping: on_stop for every script, then a checkpoint of every world");
     let events = node.events().clone();
     let (_, seen) = events.since(0);
-    let report = node.stop();
+    drop(server);
+    let begin = Instant::now();
+    let report = node.shut_down();
     for event in events.since(seen).0 {
         say(&format!("  {event}"));
     }
     for (world, cause) in &report.failed {
         say(&format!("world {world} was NOT saved: {cause}"));
     }
-    say(&format!("{} worlds saved. Run the same command to go on.", report.saved));
+    let seconds = begin.elapsed().as_secs_f64();
+    say(&format!("{} worlds saved in {:.0} ms. Run the same command to go on.", report.saved, seconds * 1e3));
     Ok(if report.failed.is_empty() && !all_ended { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -43,6 +43,9 @@ pub struct NodeSection {
     pub world_restart_period_seconds: f64,
     /// Checkpoints kept of each world, besides those that have a name.
     pub checkpoints_kept: u32,
+    /// A file to which everything that leaves worlds is appended, a JSON object a line. For looking at a world from outside: it costs
+    /// the tick threads the writing.
+    pub outputs: Option<PathBuf>,
 }
 
 impl Default for NodeSection {
@@ -56,6 +59,7 @@ impl Default for NodeSection {
             world_restart_intensity: 5,
             world_restart_period_seconds: 60.0,
             checkpoints_kept: 2,
+            outputs: None,
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod config;
 mod events;
 mod node;
+mod registry;
 mod script;
 mod status;
 mod ticker;
@@ -15,5 +16,9 @@ mod world;
 pub use config::{ConfigError, NodeConfig, WorldSpec};
 pub use events::{EventLog, NodeEvent};
 pub use node::{AskError, Node, NodeError, StopReport};
+pub use registry::actor::Source;
+pub use registry::reload::{PlannedWorld, PublishPlan, ReloadReport};
+pub use registry::{RegistryError, VersionInfo};
 pub use status::{NodeStatus, WorldState, WorldStatus};
+pub use aether_world_runtime::SetAside;
 pub use world::mailbox::Inbound;

@@ -46,7 +46,11 @@ impl Actor for ScriptActor {
     type State = ScriptArguments;
     type Arguments = ScriptArguments;
 
-    async fn pre_start(&self, _: ActorRef<ScriptMessage>, arguments: ScriptArguments) -> Result<ScriptArguments, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<ScriptMessage>,
+        arguments: ScriptArguments,
+    ) -> Result<ScriptArguments, ActorProcessingErr> {
         Ok(arguments)
     }
 

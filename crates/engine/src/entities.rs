@@ -45,7 +45,7 @@ impl Entity {
         self.position = position;
         // Without rounding, which is a function call on older machines.
         let (x, z) = (position.x * (1.0 / CELL) - f32::from(self.cell.0), position.z * (1.0 / CELL) - f32::from(self.cell.1));
-        x >= 0.0 && x < 1.0 && z >= 0.0 && z < 1.0
+        (0.0..1.0).contains(&x) && (0.0..1.0).contains(&z)
     }
 
     pub fn component_bytes(&self) -> usize {

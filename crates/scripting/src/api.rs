@@ -14,6 +14,7 @@ use crate::call::Call;
 use crate::output::{InboundCall, WorldOutput};
 use crate::rate::ActionRateLimited;
 use aether_types::codec::CodecError;
+use serde::Serialize;
 
 /// A point, direction or velocity.
 #[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
@@ -76,7 +77,7 @@ pub struct RayHit {
 pub struct PrefabId(pub u32);
 
 /// A sound to play in space.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct SoundParameters {
     /// Loudness, 0 to 4, 1 as recorded.
     pub gain: f32,

@@ -169,7 +169,12 @@ macro_rules! rare_export {
 }
 
 /// Make a call. With `fibre`, on a store whose functions must be called asynchronously; else it never waits.
-pub(crate) async fn perform(store: &mut Store<ScriptData>, exports: &mut Exports, call: &Call, fibre: bool) -> wasmtime::Result<Reply> {
+pub(crate) async fn perform(
+    store: &mut Store<ScriptData>,
+    exports: &mut Exports,
+    call: &Call,
+    fibre: bool,
+) -> wasmtime::Result<Reply> {
     match call {
         Call::Tick(dt) => {
             if let Some(f) = &exports.on_tick {

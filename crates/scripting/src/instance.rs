@@ -365,4 +365,3 @@ fn run_sync(body: &mut SyncBody, world: &mut Option<Box<WorldContext>>, call: Ca
         Err(error) => Step { outcome: outcome_of(&error), fuel, reply: Reply::None, failed: Some(call) },
     }
 }
-

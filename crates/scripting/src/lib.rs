@@ -60,10 +60,10 @@ pub use api::{
     PhysicsApi, PlayerId, PrefabId, RayHit, SoundParameters, StorageApi, UIApi, Vec3,
 };
 pub use artifact::{AotArtifact, ArtifactManifest, ManifestVerificationError, TrustKey};
+pub use call::{Call, Event, Message, Reply};
 pub use client_runtime::{ClientRuntime, ClientRuntimeConfig};
 pub use data::{Counters, LogLine, WorldContext, WorldMemory};
 pub use hot_reload::{HotReloadManager, ModuleSlot, ReloadOutcome};
-pub use call::{Call, Event, Message, Reply};
 pub use instance::{InstanceSpec, ScriptInstance};
 pub use limited::{HostGroups, Limited};
 pub use manifest::ScriptManifest;

@@ -22,7 +22,8 @@ impl WorldOutput {
 }
 
 /// A command to players' clients. Player 0 is everybody in the world.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "command")]
 pub enum ClientCommand {
     /// Show an element.
     ShowElement {

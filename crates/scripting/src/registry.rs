@@ -41,6 +41,30 @@ impl ArtifactRegistry {
         Ok(versions.last)
     }
 
+    /// Register an artifact as a version that a catalogue has given out.
+    pub fn register_as(
+        &mut self,
+        key: &TrustKey,
+        script: ScriptId,
+        version: Version,
+        artifact: AotArtifact,
+    ) -> Result<(), ManifestVerificationError> {
+        artifact.verify_origin(key)?;
+        let versions = self.scripts.entry(script).or_default();
+        if let Some((kept, _)) = versions.kept.get(&version)
+            && kept.source_digest != artifact.source_digest()
+        {
+            let (found, wanted) = (artifact.source_digest(), kept.source_digest);
+            return Err(ManifestVerificationError::SourceDigest { found, wanted });
+        }
+        versions.last = versions.last.max(version);
+        versions.kept.insert(version, (ArtifactManifest::sign(key, script, version, &artifact), artifact));
+        while versions.kept.len() > VERSIONS_MAX {
+            versions.kept.pop_first();
+        }
+        Ok(())
+    }
+
     /// An artifact that matches its manifest; `None` if there is none of that version.
     pub fn get(
         &self,

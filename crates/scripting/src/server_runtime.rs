@@ -61,10 +61,10 @@ pub use crate::sandbox::AotTarget;
 use crate::api::{Host, NoEngine};
 use crate::artifact::{AotArtifact, ManifestVerificationError, TrustKey};
 use crate::cache::{ArtifactCache, CacheError};
+use crate::call::Call;
 use crate::compile::{self, CompileError, Compiler};
 use crate::data::{Counters, LogLine, WorldContext, WorldMemory};
 use crate::hot_reload::{HotReloadManager, ReloadOutcome};
-use crate::call::Call;
 use crate::instance::{InstanceError, InstanceSpec, ScriptInstance};
 use crate::limited::HostGroups;
 use crate::limits::ModuleLimits;
@@ -349,6 +349,23 @@ impl ServerRuntime {
     /// Register an artifact as the next version of a script.
     pub fn register_artifact(&self, script_id: ScriptId, artifact: AotArtifact) -> Result<Version, RuntimeError> {
         Ok(self.state().registry.register(&self.key, script_id, artifact)?)
+    }
+
+    /// Register an artifact as a version that a catalogue has given out: the same number always means the same source.
+    pub fn register_version(&self, script_id: ScriptId, version: Version, artifact: AotArtifact) -> Result<(), RuntimeError> {
+        Ok(self.state().registry.register_as(&self.key, script_id, version, artifact)?)
+    }
+
+    /// Load an artifact that is no version of anything, to try it out.
+    pub fn load_unregistered(&self, artifact: &AotArtifact) -> Result<Arc<ScriptModule>, RuntimeError> {
+        Ok(Arc::new(self.engines.load(&self.key, artifact)?))
+    }
+
+    /// Forget a version that nobody runs. Its number is not used again.
+    pub fn forget_version(&self, script_id: ScriptId, version: Version) {
+        let mut state = self.state();
+        state.registry.forget(script_id, version);
+        state.modules.remove(&(script_id, version));
     }
 
     /// Load a version. Its manifest is verified; an artifact of another machine, engine or key is compiled again if its source is

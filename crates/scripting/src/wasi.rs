@@ -5,9 +5,9 @@
 //! answers `ENOSYS`. Which categories a script may import is decided when it is loaded: see `policy`.
 
 use crate::abi::{HostGroup, WASI_IMPORTS, WASI_MODULE, cost, limit};
+use crate::call::exit;
 use crate::data::ScriptData;
 use crate::host::{self, Guest, GuestMemory, charge, costly, enter, with_world};
-use crate::call::exit;
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions};
 use rand_core::Rng;

@@ -119,13 +119,7 @@ impl World {
 
     /// A script that could not be loaded or added is shown as parked: one bad script must not keep a world from starting.
     pub fn add_failed(&mut self, name: String, script: ScriptId, version: Version, cause: String) {
-        self.ends.push(ScriptEnd {
-            name: name.clone(),
-            script,
-            version,
-            end: End::NotStarted(cause.clone()),
-            parked: true,
-        });
+        self.ends.push(ScriptEnd { name: name.clone(), script, version, end: End::NotStarted(cause.clone()), parked: true });
         self.failed.push(ScriptStatus::of_failed(name, script, version, cause));
     }
 
@@ -174,12 +168,7 @@ impl World {
     }
 
     /// An instance that was wanted, or why it could not be built. One of an earlier life is given back.
-    pub fn install(
-        &mut self,
-        key: ScriptKey,
-        life: u32,
-        built: Result<ScriptInstance, InstanceError>,
-    ) -> Option<ScriptInstance> {
+    pub fn install(&mut self, key: ScriptKey, life: u32, built: Result<ScriptInstance, InstanceError>) -> Option<ScriptInstance> {
         let waits = self.slot(key).is_some_and(|slot| slot.life == life && slot.state == ScriptState::Restarting);
         match built {
             Ok(instance) if waits => self.seat(key, instance),
@@ -243,8 +232,8 @@ impl World {
 
     /// All others go with it, and come back from their last saved states. It does not count against them.
     fn end_siblings(&mut self, key: ScriptKey, name: &str, report: &mut TickReport) {
-        let running = |slot: &&Box<Slot>| slot.key != key && slot.state == ScriptState::Running;
-        let keys: Vec<_> = self.slots.iter().flatten().filter(running).map(|slot| slot.key).collect();
+        let running = |slot: &Slot| slot.key != key && slot.state == ScriptState::Running;
+        let keys: Vec<_> = self.slots.iter().flatten().filter(|slot| running(slot)).map(|slot| slot.key).collect();
         for other in keys {
             self.discarded.extend(self.hot[other.0 as usize].instance.take());
             self.scheduler.forget_pause(other);
@@ -404,4 +393,3 @@ impl ScriptStatus {
         }
     }
 }
-

@@ -196,8 +196,7 @@ fn carry_over(
 
 impl World {
     fn keys_of(&self, script: ScriptId) -> Vec<ScriptKey> {
-        let of = |slot: &&Box<crate::script::Slot>| slot.parts.manifest.name == script;
-        self.slots.iter().flatten().filter(of).map(|slot| slot.key).collect()
+        self.slots.iter().flatten().filter(|slot| slot.parts.manifest.name == script).map(|slot| slot.key).collect()
     }
 
     /// Scripts of this world that run a script, and how many of them are paused in the middle of a call.
@@ -254,7 +253,8 @@ impl World {
         let keys = self.keys_of(order.script);
         let since = self.tick.0.saturating_sub(u64::from(order.rule.watch_ticks));
         let seen = ReloadEvidence {
-            ends_before: self.recent_ends.iter().filter(|(tick, script)| *tick >= since && *script == order.script).count() as u32,
+            ends_before: self.recent_ends.iter().filter(|(tick, script)| *tick >= since && *script == order.script).count()
+                as u32,
             fuel_before: keys.iter().map(|key| self.scheduler.fuel_per_turn(*key)).sum(),
             scripts: keys.len() as u32,
             ..ReloadEvidence::default()
@@ -273,15 +273,7 @@ impl World {
             .collect();
         let pending: VecDeque<_> = keys.into();
         let phase = ReloadPhase::Swapping { left: pending.len() };
-        self.reload = Some(Box::new(Reload {
-            order,
-            phase,
-            pending,
-            fresh: HashMap::new(),
-            retired: Vec::new(),
-            seen,
-            age: 0,
-        }));
+        self.reload = Some(Box::new(Reload { order, phase, pending, fresh: HashMap::new(), retired: Vec::new(), seen, age: 0 }));
         Ok(orders)
     }
 
@@ -303,6 +295,11 @@ impl World {
                 None
             }
         }
+    }
+
+    /// Whether a new version is here that may still go again.
+    pub fn is_reloading(&self) -> bool {
+        self.reload.as_ref().is_some_and(|reload| !matches!(reload.phase, ReloadPhase::RolledBack { .. }))
     }
 
     /// How far the reload is; `None`: there is none.
@@ -396,7 +393,8 @@ impl World {
             return Swap::Done;
         }
         self.save(key);
-        let Some((parts, slot)) = self.reload.as_ref().and_then(|r| Some((self.new_parts(key, &r.order)?, self.slot(key)?))) else {
+        let Some((parts, slot)) = self.reload.as_ref().and_then(|r| Some((self.new_parts(key, &r.order)?, self.slot(key)?)))
+        else {
             return Swap::Wait;
         };
         let state = if slot.state == ScriptState::Draining { ScriptState::Running } else { slot.state.clone() };
@@ -510,7 +508,9 @@ mod tests {
         let rule = ReloadRule::default();
         let fine = ReloadEvidence { ends_before: 2, ends: 2, fuel_before: 1e6, fuel: 2.9e6, scripts: 10 };
         assert_eq!(rule.verdict(&fine), None);
-        assert!(rule.verdict(&ReloadEvidence { ends: 3, ..fine }).is_some_and(|reason| reason.contains("3 ends within 60 ticks")));
+        assert!(
+            rule.verdict(&ReloadEvidence { ends: 3, ..fine }).is_some_and(|reason| reason.contains("3 ends within 60 ticks"))
+        );
         assert!(rule.verdict(&ReloadEvidence { fuel: 4e6, ..fine }).is_some_and(|reason| reason.contains("400000 fuel")));
         let light = ReloadEvidence { fuel_before: 100.0, fuel: 90_000.0, scripts: 2, ..ReloadEvidence::default() };
         assert_eq!(rule.verdict(&light), None, "a few microseconds more are nobody's business");

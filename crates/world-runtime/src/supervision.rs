@@ -106,12 +106,7 @@ pub struct RestartRule {
 
 impl Default for RestartRule {
     fn default() -> RestartRule {
-        RestartRule {
-            intensity: 5,
-            period_ns: 60_000_000_000,
-            backoff_ns: 100_000_000,
-            backoff_max_ns: 30_000_000_000,
-        }
+        RestartRule { intensity: 5, period_ns: 60_000_000_000, backoff_ns: 100_000_000, backoff_max_ns: 30_000_000_000 }
     }
 }
 
@@ -161,7 +156,7 @@ impl Restarts {
         let wait = rule.backoff_ns.saturating_mul(1 << (before - 1).min(20)).min(rule.backoff_max_ns);
         // 20 bits of a multiplicative hash (Knuth): even spread, no state, the same in every run.
         let spread = (seed ^ u64::from(self.total)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44;
-        Decision::Restart { after_ns: wait + (u128::from(wait) * u128::from(spread) >> 20) as u64 }
+        Decision::Restart { after_ns: wait + ((u128::from(wait) * u128::from(spread)) >> 20) as u64 }
     }
 
     /// An operator or a new version gives it another chance.

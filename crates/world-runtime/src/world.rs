@@ -5,11 +5,9 @@
 //! inputs and equal slices give equal worlds. Not here: threads and pacing, storage, where instances are placed.
 
 use crate::overload::{OverloadAction, OverloadConfig, OverloadTracker};
-use crate::scheduler::{SchedulerConfig, ScriptKey, TickClose, TickScheduler, Turn};
 use crate::reload::Reload;
-use crate::script::{
-    Boot, Hot, ScriptCheckpoint, ScriptEnd, ScriptState, ScriptStatus, SetAside, Slot, call_bounded,
-};
+use crate::scheduler::{SchedulerConfig, ScriptKey, TickClose, TickScheduler, Turn};
+use crate::script::{Boot, Hot, ScriptCheckpoint, ScriptEnd, ScriptState, ScriptStatus, SetAside, Slot, call_bounded};
 use crate::supervision::{End, RestartRule, Strategy};
 use aether_scripting::instance::Step;
 use aether_scripting::output::{InboundCall, WorldOutput};
@@ -520,4 +518,3 @@ impl World {
         self.slots.iter().flatten().find(|slot| slot.spec.instance == instance).map(|slot| slot.parts.name.as_str())
     }
 }
-

@@ -3,30 +3,30 @@
 //! Two kinds of threads: those that tick (`ticker`), and the control runtime, where actors live. A [`Node`] is a handle: its calls go
 //! to actors and wait for them, each with a deadline. Not here: worlds (`world/`), who restarts them ([`supervisor`]).
 
-mod library;
 pub(crate) mod supervisor;
 
 use crate::config::{ConfigError, NodeConfig};
 use crate::events::EventLog;
+use crate::registry::actor::{Published, RegistryMessage, Source};
+use crate::registry::reload::PublishPlan;
+use crate::registry::{Registry, RegistryError, VersionInfo};
 use crate::status::{NodeStatus, WorldState, WorldStatus};
 use crate::ticker::Ticker;
 use crate::world::actor::WorldMessage;
+use crate::world::gate::OutputLog;
 use crate::world::mailbox::{Control, Inbound, Mailbox, Router};
 use crate::world::start::WorldPlan;
 use aether_engine::PrefabError;
 use aether_scripting::compile::Compiler;
-use aether_scripting::limits::ModuleError;
-use aether_scripting::manifest::ManifestError;
 use aether_scripting::sandbox::PoolSize;
 use aether_scripting::server_runtime::RuntimeError;
-use aether_scripting::{ServerRuntime, ServerRuntimeConfig};
+use aether_scripting::{ScriptId, ServerRuntime, ServerRuntimeConfig, Version};
 use aether_store::{Options, SqliteStore, Store, StoreError};
 use aether_types::{Blame, WorldId};
 use aether_world_runtime::{AddError, SetAside};
-use library::Library;
 use ractor::{Actor, ActorRef};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use supervisor::{NodeMessage, NodeSupervisor};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -53,21 +53,13 @@ pub enum NodeError {
         /// What is wrong.
         source: PrefabError,
     },
-    /// A script's manifest.
+    /// A script's folder.
     #[error("{path}: {source}")]
-    Manifest {
+    Script {
         /// Which.
         path: PathBuf,
         /// What is wrong.
-        source: ManifestError,
-    },
-    /// A script's module is not one.
-    #[error("{path}: {source}")]
-    Module {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        source: ModuleError,
+        source: Arc<RegistryError>,
     },
     /// The runtime, for a script or in general.
     #[error("{context}: {source}")]
@@ -121,7 +113,7 @@ impl NodeError {
     /// Who has to act.
     pub fn blame(&self) -> Blame {
         match self {
-            NodeError::Manifest { .. } | NodeError::Module { .. } => Blame::Script,
+            NodeError::Script { source, .. } => source.blame(),
             NodeError::Runtime { source, .. } => source.blame(),
             NodeError::Add { source: AddError::Instance(error), .. } => error.blame(),
             _ => Blame::Operator,
@@ -137,7 +129,11 @@ pub(crate) struct Services {
     pub events: EventLog,
     pub router: Arc<Router>,
     pub ticker: Ticker,
-    pub library: Library,
+    pub registry: Registry,
+    /// Its actor; `None` while it is restarted.
+    registry_actor: Mutex<Option<ActorRef<RegistryMessage>>>,
+    /// Where everything that leaves worlds is written too.
+    pub outputs: Option<OutputLog>,
     /// Instances built at a time.
     pub builders: Arc<Semaphore>,
     /// Worlds read or saved at a time.
@@ -145,6 +141,14 @@ pub(crate) struct Services {
 }
 
 impl Services {
+    pub fn set_registry(&self, registry: Option<ActorRef<RegistryMessage>>) {
+        *self.registry_actor.lock().unwrap_or_else(PoisonError::into_inner) = registry;
+    }
+
+    fn registry_actor(&self) -> Option<ActorRef<RegistryMessage>> {
+        self.registry_actor.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Run something that takes its time. `Err`: it panicked, and what it said.
     pub async fn blocking<R: Send + 'static>(&self, f: impl FnOnce() -> R + Send + 'static) -> Result<R, String> {
         let permit = Arc::clone(&self.blocking).acquire_owned().await;
@@ -226,8 +230,9 @@ impl Node {
         let data_dir = base.join(&config.node.data_dir);
         let options = Options { checkpoints_kept: config.node.checkpoints_kept };
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open_with(&data_dir, options)?);
-        let library = Library::new(base.to_owned(), config, Arc::clone(&runtime));
-        library.preload(&config.world, &mut progress)?;
+        let events = EventLog::default();
+        let registry = Registry::new(base.to_owned(), config, Arc::clone(&runtime), Arc::clone(&store), events.clone());
+        registry.preload(&config.world, &mut progress)?;
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let tick_threads = if config.node.tick_threads == 0 { cores.saturating_sub(1).max(1) } else { config.node.tick_threads };
         let router = Arc::new(Router::new());
@@ -235,10 +240,12 @@ impl Node {
             config: config.clone(),
             data_dir,
             store,
-            events: EventLog::default(),
+            events,
             router: Arc::clone(&router),
             ticker: Ticker::start(tick_threads, router).map_err(NodeError::Thread)?,
-            library,
+            registry,
+            registry_actor: Mutex::default(),
+            outputs: config.node.outputs.as_ref().map(|path| OutputLog::open(&base.join(path))).transpose()?,
             builders: Arc::new(Semaphore::new(cores)),
             blocking: Arc::new(Semaphore::new(2 * cores)),
         });
@@ -252,7 +259,8 @@ impl Node {
             .block_on(Actor::spawn(None, NodeSupervisor, Arc::clone(&services)))
             .map_err(|error| NodeError::Panic(error.to_string()))?
             .0;
-        let mut node = Node { name: config.node.name.clone(), order: Vec::new(), services, supervisor, runtime, control: Some(control) };
+        let (name, control) = (config.node.name.clone(), Some(control));
+        let mut node = Node { name, order: Vec::new(), services, supervisor, runtime, control };
         node.start_worlds(config, &mut progress);
         Ok(node)
     }
@@ -382,6 +390,48 @@ impl Node {
         }
     }
 
+    fn ask_registry<R>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<Result<R, RegistryError>>) -> RegistryMessage,
+    ) -> Result<R, RegistryError> {
+        let (send, receive) = oneshot::channel();
+        if let Some(registry) = self.services.registry_actor() {
+            let _ = registry.cast(message(send));
+        }
+        // A reload has a deadline of its own.
+        self.wait(receive).unwrap_or(Err(RegistryError::Stopping))
+    }
+
+    /// Make a script's code its next version, and bring it into every world that runs it, or into none.
+    pub fn publish(&self, source: Source) -> Published {
+        self.ask_registry(|reply| RegistryMessage::Publish(source, reply))
+    }
+
+    /// What [`publish`](Node::publish) would do, tried out as far as that changes nothing.
+    pub fn plan(&self, source: Source) -> Result<PublishPlan, RegistryError> {
+        self.ask_registry(|reply| RegistryMessage::Plan(source, reply))
+    }
+
+    /// Bring another version into the worlds: this one, or the one before.
+    pub fn rollback(&self, script: ScriptId, version: Option<Version>) -> Published {
+        self.ask_registry(|reply| RegistryMessage::Activate(script, version, reply))
+    }
+
+    /// All versions of all scripts.
+    pub fn versions(&self) -> Result<Vec<VersionInfo>, RegistryError> {
+        self.services.registry.versions()
+    }
+
+    /// Keep a version whatever happens, or no longer.
+    pub fn pin(&self, script: ScriptId, version: Version, pinned: bool) -> Result<(), RegistryError> {
+        self.ask_registry(|reply| RegistryMessage::Pin(script, version, pinned, reply))
+    }
+
+    /// Remove what nothing refers to; gives how many versions and sources went.
+    pub fn collect(&self) -> Result<(usize, usize), RegistryError> {
+        self.ask_registry(RegistryMessage::Collect)
+    }
+
     /// Kill a world's actor, as a fault would. For tests of supervision.
     pub fn kill_world(&self, world: &str) -> bool {
         let actor = self.mailbox(world).and_then(|mailbox| mailbox.actor());
@@ -390,6 +440,11 @@ impl Node {
 
     /// Stop: no more ticks, `on_stop` and a last checkpoint for every world, everything durable.
     pub fn stop(self) -> StopReport {
+        self.shut_down()
+    }
+
+    /// The same for one that others hold too: what they ask it from now on is refused.
+    pub fn shut_down(&self) -> StopReport {
         let report = self.wait(self.stop_worlds());
         self.services.ticker.stop();
         report

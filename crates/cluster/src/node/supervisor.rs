@@ -5,6 +5,7 @@
 
 use crate::events::NodeEvent;
 use crate::node::Services;
+use crate::registry::actor::{RegistryActor, RegistryMessage};
 use crate::status::WorldState;
 use crate::world::actor::{WorldActor, WorldArguments, WorldMessage};
 use crate::world::mailbox::{Control, Mailbox};
@@ -23,6 +24,8 @@ pub(crate) enum NodeMessage {
     Start(Box<WorldPlan>, Arc<Mailbox>, f64),
     /// A wait is over; not if the world was started meanwhile.
     Restart { name: String, attempt: u32 },
+    /// A wait is over.
+    RestartRegistry,
     /// An operator starts a parked world again. `false`: there is none.
     Resume(String, oneshot::Sender<bool>),
     /// An operator wants a world as it was at a checkpoint.
@@ -49,6 +52,8 @@ pub(crate) struct SupervisorState {
     rule: RestartRule,
     worlds: HashMap<String, World>,
     by_actor: HashMap<ActorId, String>,
+    registry: Option<ActorRef<RegistryMessage>>,
+    registry_restarts: Restarts,
     /// The worlds are being stopped: nobody is restarted.
     stopping: bool,
 }
@@ -60,7 +65,7 @@ impl Actor for NodeSupervisor {
 
     async fn pre_start(
         &self,
-        _: ActorRef<NodeMessage>,
+        myself: ActorRef<NodeMessage>,
         services: Arc<Services>,
     ) -> Result<SupervisorState, ActorProcessingErr> {
         let node = &services.config.node;
@@ -69,7 +74,17 @@ impl Actor for NodeSupervisor {
             period_ns: (node.world_restart_period_seconds * 1e9) as u64,
             ..RestartRule::default()
         };
-        Ok(SupervisorState { services, rule, worlds: HashMap::new(), by_actor: HashMap::new(), stopping: false })
+        let mut state = SupervisorState {
+            services,
+            rule,
+            worlds: HashMap::new(),
+            by_actor: HashMap::new(),
+            registry: None,
+            registry_restarts: Restarts::default(),
+            stopping: false,
+        };
+        state.start_registry(&myself).await?;
+        Ok(state)
     }
 
     async fn handle(
@@ -96,6 +111,11 @@ impl Actor for NodeSupervisor {
             NodeMessage::Restart { name, attempt } => {
                 if state.worlds.get(&name).is_some_and(|world| world.attempt == attempt && world.actor.is_none()) {
                     state.start(&myself, &name).await;
+                }
+            }
+            NodeMessage::RestartRegistry => {
+                if state.registry.is_none() {
+                    state.start_registry(&myself).await?;
                 }
             }
             NodeMessage::Resume(name, reply) => {
@@ -126,6 +146,11 @@ impl Actor for NodeSupervisor {
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
         match event {
+            SupervisionEvent::ActorFailed(cell, _) | SupervisionEvent::ActorTerminated(cell, _, _)
+                if state.registry.as_ref().is_some_and(|registry| registry.get_id() == cell.get_id()) =>
+            {
+                state.registry_ended(&myself);
+            }
             SupervisionEvent::ActorFailed(cell, error) => {
                 let end = match error.downcast::<End>() {
                     Ok(end) => *end,
@@ -141,6 +166,27 @@ impl Actor for NodeSupervisor {
 }
 
 impl SupervisorState {
+    async fn start_registry(&mut self, myself: &ActorRef<NodeMessage>) -> Result<(), ActorProcessingErr> {
+        let services = Arc::clone(&self.services);
+        let (registry, _) = Actor::spawn_linked(None, RegistryActor, services, myself.get_cell()).await?;
+        self.services.set_registry(Some(registry.clone()));
+        self.registry = Some(registry);
+        Ok(())
+    }
+
+    /// Worlds run without it: they read what is published without asking. Only who publishes waits.
+    fn registry_ended(&mut self, myself: &ActorRef<NodeMessage>) {
+        self.registry = None;
+        self.services.set_registry(None);
+        let (end, now_ns) = (End::Panicked("the registry".to_owned()), self.services.ticker.now_ns());
+        let decision = self.registry_restarts.ended(&self.rule, Restart::Permanent, &end, now_ns, 0);
+        let text = "the registry's actor ended; nothing can be published meanwhile".to_owned();
+        self.services.events.push(NodeEvent::Reload { script: "registry".to_owned(), text });
+        if let (Decision::Restart { after_ns }, false) = (decision, self.stopping) {
+            myself.send_after(Duration::from_nanos(after_ns), || NodeMessage::RestartRegistry);
+        }
+    }
+
     async fn start(&mut self, myself: &ActorRef<NodeMessage>, name: &str) {
         let services = Arc::clone(&self.services);
         let Some(world) = self.worlds.get_mut(name) else { return };

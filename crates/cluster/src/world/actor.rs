@@ -285,8 +285,7 @@ impl WorldActorState {
             actor: myself.clone(),
             mailbox: Arc::clone(&arguments.mailbox),
             life: self.life,
-            events: services.events.clone(),
-            store: Arc::clone(&services.store),
+            services: Arc::clone(services),
             restarts: arguments.restarts,
         };
         arguments.mailbox.set_state(WorldState::Ticking);

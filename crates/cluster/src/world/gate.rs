@@ -5,7 +5,10 @@
 
 use aether_scripting::output::{ClientCommand, OutboundCall};
 use aether_store::StoreError;
+use serde::Serialize;
 use std::collections::VecDeque;
+use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -69,10 +72,38 @@ impl Durable {
 }
 
 /// What leaves a world, without what goes to the store.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Output {
     pub commands: Vec<ClientCommand>,
     pub calls: Vec<OutboundCall>,
+}
+
+/// A file of what has left, for people and tests.
+pub(crate) struct OutputLog(Mutex<std::fs::File>);
+
+/// A line of it.
+#[derive(Serialize)]
+struct OutputLine<'a> {
+    world: &'a str,
+    #[serde(flatten)]
+    output: &'a Output,
+}
+
+impl OutputLog {
+    pub fn open(path: &Path) -> Result<OutputLog, crate::NodeError> {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        let file = file.map_err(|source| crate::NodeError::Read { path: path.to_owned(), source })?;
+        Ok(OutputLog(Mutex::new(file)))
+    }
+
+    /// One write a line: a line that is there is whole.
+    pub fn write(&self, world: &str, output: &Output) {
+        let Ok(mut line) = serde_json::to_vec(&OutputLine { world, output }) else { return };
+        line.push(b'\n');
+        if let Err(error) = self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line) {
+            tracing::warn!(%error, "output not logged");
+        }
+    }
 }
 
 /// Output that waits.

@@ -3,7 +3,8 @@
 //! [`HostedWorld::round`] is one round: do what was asked, take what came in, tick, hand what the tick wrote to the store, let out what is
 //! durable. A panic in it ends this world only: the thread that ticks catches it. Not here: starting and restarting (`actor`).
 
-use crate::events::{EventLog, NodeEvent};
+use crate::events::NodeEvent;
+use crate::node::Services;
 use crate::status::{WorldState, WorldStatus};
 use crate::world::actor::WorldMessage;
 use crate::world::gate::{Durable, Output, OutputGate};
@@ -11,7 +12,7 @@ use crate::world::mailbox::{Control, Inbound, Mailbox, Router};
 use crate::world::pacer::Pacer;
 use aether_scripting::instance::thread_cpu_ns;
 use aether_scripting::output::{InboundCall, OutboundCall, StorageWrite, WorldOutput};
-use aether_store::{Batch, Claim, KvWrite, Store, StoreError};
+use aether_store::{Batch, Claim, KvWrite, StoreError};
 use aether_types::{WorldId, codec};
 use aether_world_runtime::{End, OverloadAction, ReloadPhase, TickReport, World};
 use hdrhistogram::Histogram;
@@ -39,8 +40,7 @@ pub(crate) struct Place {
     pub actor: ActorRef<WorldMessage>,
     pub mailbox: Arc<Mailbox>,
     pub life: u64,
-    pub events: EventLog,
-    pub store: Arc<dyn Store>,
+    pub services: Arc<Services>,
     /// Times it was started again.
     pub restarts: u32,
 }
@@ -164,7 +164,9 @@ impl HostedWorld {
         let report = self.world.tick(world_now_ns, dt, &mut thread_cpu_ns);
         self.account(&report);
         let mut output = report.output;
-        let checkpoint = if now_ns >= self.next_checkpoint_ns { self.checkpoint(now_ns, &mut output) } else { None };
+        // None while a new version is tried out: a crash then must find the old version's state.
+        let checkpoint_due = now_ns >= self.next_checkpoint_ns && !self.world.is_reloading();
+        let checkpoint = if checkpoint_due { self.checkpoint(now_ns, &mut output) } else { None };
         if let Err(error) = self.commit(output.writes, checkpoint, None) {
             return Round::End(end_of_store(&error));
         }
@@ -215,6 +217,9 @@ impl HostedWorld {
             }
             Control::Suspend { script, reply } => answer(reply, self.world.suspend(&script)),
             Control::Resume { script, reply } => answer(reply, self.world.resume(&script)),
+            Control::Checkpoint { reply, .. } if self.world.is_reloading() => {
+                answer(reply, Err("a reload is going on: wait for its end".to_owned()));
+            }
             Control::Checkpoint { name, reply } => {
                 let mut output = self.world.take_output();
                 let Some(checkpoint) = self.checkpoint(now_ns, &mut output) else {
@@ -233,8 +238,10 @@ impl HostedWorld {
                 self.reload_told = None;
                 answer(reply, self.world.begin_reload(*order));
             }
-            Control::EndReload { rollback, reply } => {
+            Control::EndReload { version, rollback, reply } => {
+                let this = self.world.reload_phase().is_some_and(|(_, of, _)| of == version);
                 match rollback {
+                    _ if !this => {}
                     Some(reason) => self.world.rollback_reload(reason),
                     None => self.world.commit_reload(),
                 }
@@ -281,10 +288,15 @@ impl HostedWorld {
         let world = self.id.as_str();
         for line in &report.log {
             let script = self.world.name_of(line.instance).unwrap_or("?").to_owned();
-            self.place.events.push(NodeEvent::Log { world: world.to_owned(), script, level: line.level, text: line.text.clone() });
+            self.place.services.events.push(NodeEvent::Log {
+                world: world.to_owned(),
+                script,
+                level: line.level,
+                text: line.text.clone(),
+            });
         }
         for end in &report.ends {
-            self.place.events.push(NodeEvent::ScriptEnded {
+            self.place.services.events.push(NodeEvent::ScriptEnded {
                 world: world.to_owned(),
                 script: end.name.clone(),
                 cause: end.end.to_string(),
@@ -298,7 +310,7 @@ impl HostedWorld {
             };
             let script = self.world.name_at(key).unwrap_or("?");
             let percent = (self.world.utilisation() * 100.0) as u32;
-            self.place.events.push(NodeEvent::Overload {
+            self.place.services.events.push(NodeEvent::Overload {
                 world: world.to_owned(),
                 action: format!("{script} {verb} at {percent}% of the budget over ten seconds"),
             });
@@ -322,7 +334,7 @@ impl HostedWorld {
     }
 
     fn tell(&self, level: u8, text: String) {
-        self.place.events.push(NodeEvent::Log { world: self.id.to_string(), script: "world".into(), level, text });
+        self.place.services.events.push(NodeEvent::Log { world: self.id.to_string(), script: "world".into(), level, text });
     }
 
     fn commit(
@@ -338,13 +350,16 @@ impl HostedWorld {
         let Claim { generation, commit_seq: after_seq } = self.claim;
         let batch = Batch { world: self.id.clone(), generation, after_seq, writes, checkpoint, checkpoint_name };
         let (durable, seq) = (Arc::clone(&self.durable), after_seq + 1);
-        self.place.store.commit(batch, Box::new(move |result| durable.report(seq, result)))?;
+        self.place.services.store.commit(batch, Box::new(move |result| durable.report(seq, result)))?;
         self.claim.commit_seq = seq;
         Ok(())
     }
 
     fn release(&mut self, router: &Router) {
         while let Some(output) = self.gate.release() {
+            if let Some(log) = &self.place.services.outputs {
+                log.write(self.id.as_str(), &output);
+            }
             for call in output.calls {
                 let (world, inbound) = match call {
                     OutboundCall::Call { world, script, from, call, method, payload } => {
@@ -416,7 +431,12 @@ impl HostedWorld {
         let (checkpoint, output, log) = self.world.stop().map_err(|error| format!("could not make a checkpoint: {error}"))?;
         for line in log {
             let script = self.world.name_of(line.instance).unwrap_or("?").to_owned();
-            self.place.events.push(NodeEvent::Log { world: self.id.to_string(), script, level: line.level, text: line.text });
+            self.place.services.events.push(NodeEvent::Log {
+                world: self.id.to_string(),
+                script,
+                level: line.level,
+                text: line.text,
+            });
         }
         let checkpoint =
             codec::encode(CHECKPOINT_SCHEMA, &checkpoint).map_err(|error| format!("could not make a checkpoint: {error}"))?;

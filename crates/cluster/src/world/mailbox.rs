@@ -6,12 +6,12 @@
 use crate::status::{WorldState, WorldStatus};
 use crate::world::actor::WorldMessage;
 use crate::world::hosted::HostedWorld;
+use aether_scripting::ScriptInstance;
 use aether_scripting::instance::InstanceError;
 use aether_scripting::output::InboundCall;
-use aether_scripting::ScriptInstance;
 use aether_types::Version;
-use aether_world_runtime::{BuildOrder, ReloadOrder, ScriptKey, SetAside};
 use aether_world_runtime::Rehearsal;
+use aether_world_runtime::{BuildOrder, ReloadOrder, ScriptKey, SetAside};
 use dashmap::DashMap;
 use ractor::ActorRef;
 use std::collections::VecDeque;
@@ -53,7 +53,7 @@ pub(crate) enum Control {
     /// Begin to swap.
     BeginReload { order: Box<ReloadOrder>, reply: oneshot::Sender<Result<Vec<BuildOrder>, String>> },
     /// Keep the new version, or go back with this reason.
-    EndReload { rollback: Option<String>, reply: oneshot::Sender<()> },
+    EndReload { version: Version, rollback: Option<String>, reply: oneshot::Sender<()> },
     /// Messages that ended their script twice.
     SetAside { reply: oneshot::Sender<Vec<SetAside>> },
     /// Leave the tick threads.

@@ -47,7 +47,7 @@ pub(crate) fn load(services: &Services, plan: &WorldPlan, from: &From) -> Result
         None => services.store.claim(&id)?,
     };
     let engine = EngineConfig {
-        prefabs: services.library.prefabs(spec)?,
+        prefabs: services.registry.prefabs(spec)?,
         entities_max: limits.entities_max,
         storage_bytes_max: limits.storage_mb << 20,
         first_call: claim.generation.0 << 32,
@@ -55,8 +55,7 @@ pub(crate) fn load(services: &Services, plan: &WorldPlan, from: &From) -> Result
     };
     let stored = services.store.load_keys(&id)?;
     let new_world = || {
-        let mut config =
-            limits.world_config(id.clone(), spec.seed.wrapping_add(plan.copy), services.config.server.max_modules);
+        let mut config = limits.world_config(id.clone(), spec.seed.wrapping_add(plan.copy), services.config.server.max_modules);
         config.builds_itself = false;
         World::new(config, Box::new(Engine::new(engine.clone(), stored.iter().cloned())))
     };
@@ -86,8 +85,7 @@ fn read_checkpoint(
     }
     let mut world = new_world();
     for StoredCheckpoint { seq, data, .. } in &candidates {
-        let read =
-            codec::decode::<WorldCheckpoint>(CHECKPOINT_SCHEMA, data).and_then(|read| world.restore(&read).map(|()| read));
+        let read = codec::decode::<WorldCheckpoint>(CHECKPOINT_SCHEMA, data).and_then(|read| world.restore(&read).map(|()| read));
         match read {
             Ok(read) => return Ok((world, Some(read))),
             Err(error) => {
@@ -112,7 +110,7 @@ fn add_scripts(
     script: &ScriptSpec,
     checkpoint: Option<&WorldCheckpoint>,
 ) -> Result<(), NodeError> {
-    let loaded = match services.library.script(&plan.spec, script) {
+    let loaded = match services.registry.script(&plan.spec, script) {
         Ok(loaded) => loaded,
         // The author's to fix: the others of the world are not to wait for it.
         Err(error) if error.blame() == Blame::Script => {

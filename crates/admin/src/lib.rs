@@ -1,0 +1,126 @@
+//! What people and tools ask of a running node: JSON over HTTP, on a Unix socket in the node's data directory.
+//!
+//! Whoever may open the socket may do everything: it belongs to the node's user alone, so there is no password. Start with [`serve`]
+//! and [`Client`]; [`Request`] is the list of what can be asked, the same for both. Errors are problem documents (RFC 9457).
+//! Not here: an address for other machines, roles, the dashboard.
+
+mod client;
+mod problem;
+mod server;
+
+pub use client::{Client, ClientError};
+pub use problem::Problem;
+pub use server::{ServeError, Server, serve};
+
+use aether_scripting::{ScriptId, Version};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The socket of a node with this data directory.
+pub fn socket_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("admin.sock")
+}
+
+/// A script's code and manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishBody {
+    /// The text of `script.toml`.
+    pub manifest: String,
+    /// The module, base64.
+    pub wasm: String,
+}
+
+/// What a checkpoint is called.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointBody {
+    /// Its name; one without goes when newer ones come.
+    pub name: Option<String>,
+}
+
+/// Which checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreBody {
+    /// Its name or its commit's number.
+    pub checkpoint: String,
+}
+
+/// Which version.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackBody {
+    /// Its number; the one before the active one if it says nothing.
+    pub version: Option<Version>,
+}
+
+/// Whether to keep a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PinBody {
+    /// Keep it.
+    pub pinned: bool,
+}
+
+/// What can be asked, as method and path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// What the node is doing.
+    Status,
+    /// All versions of all scripts.
+    Versions,
+    /// Publish, or only say what would happen.
+    Publish {
+        /// Only say it.
+        plan: bool,
+    },
+    /// Bring another version into the worlds.
+    Rollback(ScriptId),
+    /// Keep a version.
+    Pin(ScriptId, Version),
+    /// Remove versions that nothing refers to.
+    Collect,
+    /// Start a parked world.
+    ResumeWorld(String),
+    /// Suspend or resume one script of a world.
+    Script {
+        /// The world.
+        world: String,
+        /// The script's name there.
+        script: String,
+        /// Suspend, or resume.
+        suspend: bool,
+    },
+    /// The checkpoints of a world.
+    Checkpoints(String),
+    /// Save a world now.
+    Checkpoint(String),
+    /// Start a world again from a checkpoint.
+    Restore(String),
+    /// Messages that ended their script twice.
+    SetAside(String),
+}
+
+impl Request {
+    /// Its method and path.
+    pub fn route(&self) -> (&'static str, String) {
+        match self {
+            Request::Status => ("GET", "/v1/status".into()),
+            Request::Versions => ("GET", "/v1/versions".into()),
+            Request::Publish { plan } => ("POST", format!("/v1/publish?plan={plan}")),
+            Request::Rollback(script) => ("POST", format!("/v1/scripts/{script}/rollback")),
+            Request::Pin(script, version) => ("POST", format!("/v1/scripts/{script}/versions/{version}/pin")),
+            Request::Collect => ("POST", "/v1/collect".into()),
+            Request::ResumeWorld(world) => ("POST", format!("/v1/worlds/{world}/resume")),
+            Request::Script { world, script, suspend } => {
+                let verb = if *suspend { "suspend" } else { "resume" };
+                ("POST", format!("/v1/worlds/{world}/scripts/{script}/{verb}"))
+            }
+            Request::Checkpoints(world) => ("GET", format!("/v1/worlds/{world}/checkpoints")),
+            Request::Checkpoint(world) => ("POST", format!("/v1/worlds/{world}/checkpoints")),
+            Request::Restore(world) => ("POST", format!("/v1/worlds/{world}/restore")),
+            Request::SetAside(world) => ("GET", format!("/v1/worlds/{world}/set-aside")),
+        }
+    }
+}

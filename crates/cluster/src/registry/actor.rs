@@ -1,0 +1,162 @@
+//! The registry's actor: it publishes, pins and collects, one thing at a time, and begins reloads, which go on by themselves.
+//!
+//! Compiling and the store are not waited for on the control threads. Not here: what is read of the registry without asking (`mod.rs`).
+
+use crate::node::Services;
+use crate::registry::reload::{self, PublishPlan, ReloadReport};
+use crate::registry::{LoadedScript, RegistryError};
+use aether_scripting::{ScriptId, Version};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use std::collections::HashSet;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// How a publication ended.
+pub(crate) type Published = Result<ReloadReport, RegistryError>;
+
+/// A manifest and a module, as an author gives them.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The text of `script.toml`.
+    pub manifest: String,
+    /// The module, binary or text.
+    pub wasm: Vec<u8>,
+}
+
+/// What the registry's actor is told.
+pub(crate) enum RegistryMessage {
+    /// Make it the next version, and bring it into the worlds.
+    Publish(Source, oneshot::Sender<Published>),
+    /// Say what publishing would do.
+    Plan(Source, oneshot::Sender<Result<PublishPlan, RegistryError>>),
+    /// Bring another version into the worlds: this one, or the one before.
+    Activate(ScriptId, Option<Version>, oneshot::Sender<Published>),
+    /// A reload is over.
+    Over(ScriptId),
+    /// Keep a version, or no longer.
+    Pin(ScriptId, Version, bool, oneshot::Sender<Result<(), RegistryError>>),
+    /// Remove what nothing refers to.
+    Collect(oneshot::Sender<Result<(usize, usize), RegistryError>>),
+}
+
+pub(crate) struct RegistryActor;
+
+pub(crate) struct RegistryState {
+    services: Arc<Services>,
+    /// Scripts that are being reloaded.
+    reloading: HashSet<ScriptId>,
+}
+
+impl Actor for RegistryActor {
+    type Msg = RegistryMessage;
+    type State = RegistryState;
+    type Arguments = Arc<Services>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<RegistryMessage>,
+        services: Arc<Services>,
+    ) -> Result<RegistryState, ActorProcessingErr> {
+        Ok(RegistryState { services, reloading: HashSet::new() })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<RegistryMessage>,
+        message: RegistryMessage,
+        state: &mut RegistryState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            RegistryMessage::Publish(source, reply) => {
+                let services = Arc::clone(&state.services);
+                let added = off_control(&state.services, move || {
+                    let candidate = services.registry.check(&source.manifest, &source.wasm)?;
+                    let script = candidate.manifest.name;
+                    Ok((script, services.registry.add(&candidate)?.1))
+                });
+                match added.await {
+                    Ok((script, loaded)) => state.begin(&myself, script, loaded, true, reply),
+                    Err(error) => answer(reply, Err(error)),
+                }
+            }
+            RegistryMessage::Plan(source, reply) => {
+                let services = Arc::clone(&state.services);
+                // Nothing is changed, so nobody has to wait for it.
+                tokio::spawn(async move { answer(reply, reload::plan(&services, source).await) });
+            }
+            RegistryMessage::Activate(script, version, reply) => {
+                let services = Arc::clone(&state.services);
+                let found = off_control(&state.services, move || {
+                    let version = version.map_or_else(|| services.registry.before_active(script), Ok)?;
+                    services.registry.find(script, version)
+                });
+                match found.await {
+                    Ok(loaded) => state.begin(&myself, script, loaded, false, reply),
+                    Err(error) => answer(reply, Err(error)),
+                }
+            }
+            RegistryMessage::Over(script) => {
+                state.reloading.remove(&script);
+            }
+            RegistryMessage::Pin(script, version, pinned, reply) => {
+                let services = Arc::clone(&state.services);
+                answer(reply, off_control(&state.services, move || services.registry.pin(script, version, pinned)).await);
+            }
+            RegistryMessage::Collect(reply) => {
+                let services = Arc::clone(&state.services);
+                // A version that is being tried out is not active yet.
+                let quiet = state.reloading.is_empty();
+                let collected =
+                    off_control(&state.services, move || if quiet { services.registry.collect() } else { Ok((0, 0)) });
+                answer(reply, collected.await);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RegistryState {
+    /// `fresh`: the version has never served, and is forgotten if it does not now.
+    fn begin(
+        &mut self,
+        myself: &ActorRef<RegistryMessage>,
+        script: ScriptId,
+        loaded: LoadedScript,
+        fresh: bool,
+        reply: oneshot::Sender<Published>,
+    ) {
+        if !self.reloading.insert(script) {
+            if fresh {
+                self.services.registry.forget(script, loaded.version);
+            }
+            return answer(reply, Err(RegistryError::Busy(script)));
+        }
+        let (services, actor) = (Arc::clone(&self.services), myself.clone());
+        tokio::spawn(async move {
+            let version = loaded.version;
+            let outcome = reload::run(&services, script, loaded).await;
+            if outcome.is_err() && fresh {
+                services.registry.forget(script, version);
+            }
+            let _ = actor.cast(RegistryMessage::Over(script));
+            answer(reply, outcome);
+        });
+    }
+}
+
+async fn off_control<R: Send + 'static>(
+    services: &Arc<Services>,
+    f: impl FnOnce() -> Result<R, RegistryError> + Send + 'static,
+) -> Result<R, RegistryError> {
+    match services.blocking(f).await {
+        Ok(result) => result,
+        Err(panic) => {
+            tracing::error!(panic, "the registry panicked");
+            Err(RegistryError::Stopping)
+        }
+    }
+}
+
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
+}
