@@ -11,5 +11,6 @@ mod hostile;
 mod layers;
 mod metering;
 mod seed_api;
+mod supervision;
 mod support;
 mod town;

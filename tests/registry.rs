@@ -1,7 +1,7 @@
 //! The versions of a node's scripts: what is published stays, what is refused leaves nothing behind, and no file is trusted.
 //!
-//! [`rig`] makes the nodes of these tests and of `reload`, and the script that says what it knows: start there. Not here: what a reload
-//! does to running worlds (`reload`), artifacts and compilers by themselves (`compile`).
+//! [`rig`] makes the nodes of these tests and of `reload`, and the script that says what it knows: start there. Not here: what a
+//! reload does to running worlds (`reload`), artifacts and compilers by themselves (`compile`).
 
 use aether_cluster::config::WorldLimitsOverride;
 use aether_cluster::{NodeEvent, PlannedWorld, RegistryError, Source, WorldSpec, WorldState};
@@ -388,8 +388,8 @@ pub mod rig {
     /// Fuel of a tick: four quanta.
     pub const FUEL: u64 = 200_000;
 
-    /// A script that counts its ticks and the numbers sent to it; the fields are what tests change of it. It answers `say` with what
-    /// it knows, takes `number`s in order and acknowledges each eighth, does a long piece of `work`, or `hang`s.
+    /// A script that counts its ticks and the numbers sent to it; the fields are what tests change of it. It answers `say` with
+    /// what it knows, takes `number`s in order and acknowledges each eighth, does a long piece of `work`, or `hang`s.
     #[derive(Debug, Clone, Copy)]
     pub struct Code {
         /// Makes its bytes differ from another's. It says this too.
@@ -555,8 +555,11 @@ pub mod rig {
     pub fn world(name: &str, tick_hz: f64, scripts: &[&str]) -> WorldSpec {
         // Nearly the whole time between two ticks at most.
         let tick_budget_ms = (900.0 / tick_hz).min(8.0);
-        let limits =
-            WorldLimitsOverride { tick_hz: Some(tick_hz), tick_budget_ms: Some(tick_budget_ms), ..WorldLimitsOverride::default() };
+        let limits = WorldLimitsOverride {
+            tick_hz: Some(tick_hz),
+            tick_budget_ms: Some(tick_budget_ms),
+            ..WorldLimitsOverride::default()
+        };
         let script =
             |name: &&str| ScriptSpec { script: (*name).to_owned(), name: None, count: 1, prefab: None, position: [0.0; 3] };
         WorldSpec {

@@ -137,11 +137,7 @@ struct PlanQuery {
     plan: bool,
 }
 
-async fn publish(
-    State(node): Shared,
-    Query(query): Query<PlanQuery>,
-    given: Result<Json<PublishBody>, JsonRejection>,
-) -> Answer {
+async fn publish(State(node): Shared, Query(query): Query<PlanQuery>, given: Result<Json<PublishBody>, JsonRejection>) -> Answer {
     let PublishBody { manifest, wasm } = body(given)?;
     let wasm = BASE64_STANDARD.decode(wasm).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("wasm: {error}")))?;
     let source = Source { manifest, wasm };
@@ -196,7 +192,11 @@ async fn checkpoints(State(node): Shared, Path(world): Path<String>) -> Answer {
     ask(node, move |node| list(node, &world)).await
 }
 
-async fn checkpoint(State(node): Shared, Path(world): Path<String>, given: Result<Json<CheckpointBody>, JsonRejection>) -> Answer {
+async fn checkpoint(
+    State(node): Shared,
+    Path(world): Path<String>,
+    given: Result<Json<CheckpointBody>, JsonRejection>,
+) -> Answer {
     let name = body(given)?.name;
     if name.as_ref().is_some_and(|name| name.is_empty() || name.len() > 47) {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "a checkpoint's name has 1 to 47 characters"));
@@ -210,8 +210,6 @@ async fn restore(State(node): Shared, Path(world): Path<String>, given: Result<J
 }
 
 async fn set_aside(State(node): Shared, Path(world): Path<String>) -> Answer {
-    let entry = |aside: &aether_cluster::SetAside| {
-        json!({ "script": aside.script, "tick": aside.tick, "cause": aside.end.to_string(), "call": format!("{:?}", aside.call) })
-    };
+    let entry = |aside: &aether_cluster::SetAside| json!({ "script": aside.script, "tick": aside.tick, "cause": aside.end.to_string(), "call": format!("{:?}", aside.call) });
     ask(node, move |node| node.set_aside(&world).map(|list| list.iter().map(entry).collect::<Vec<_>>())).await
 }

@@ -140,7 +140,14 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
             let answer = client.ask(&Request::Versions, &none)?;
             let line = |v: &Value| {
                 let mark = |field: &str| if v[field] == true { format!(" {field}") } else { String::new() };
-                format!("{:<24} v{:<5} {}{}{}", text(&v["script"]), v["version"], text(&v["source"]), mark("active"), mark("pinned"))
+                format!(
+                    "{:<24} v{:<5} {}{}{}",
+                    text(&v["script"]),
+                    v["version"],
+                    text(&v["source"]),
+                    mark("active"),
+                    mark("pinned")
+                )
             };
             let lines = list(&answer).iter().map(line).collect();
             (answer, lines)
@@ -229,7 +236,12 @@ fn number(value: &Value) -> String {
 
 fn reload_lines(report: &Value) -> Vec<String> {
     let (from, to) = (number(&report["from"]), number(&report["to"]));
-    vec![format!("{}: {from} -> {to} in {} worlds, swapped in {} ms", text(&report["script"]), report["worlds"], report["swap_ms"])]
+    vec![format!(
+        "{}: {from} -> {to} in {} worlds, swapped in {} ms",
+        text(&report["script"]),
+        report["worlds"],
+        report["swap_ms"]
+    )]
 }
 
 fn plan_lines(plan: &Value) -> Vec<String> {

@@ -25,8 +25,10 @@ pub enum NodeEvent {
         script: String,
         /// How.
         cause: String,
-        /// Whether it will not be restarted.
+        /// Whether it kept failing, and is left alone.
         parked: bool,
+        /// Whether it comes back by itself.
+        again: bool,
     },
     /// Overload protection took a step.
     Overload {
@@ -60,10 +62,11 @@ impl std::fmt::Display for NodeEvent {
                 let level = ["error", "warn", "info", "debug"].get(*level as usize).unwrap_or(&"info");
                 write!(f, "{world}/{script} {level}: {text}")
             }
-            NodeEvent::ScriptEnded { world, script, cause, parked: true } => write!(f, "{world}/{script} parked: {cause}"),
-            NodeEvent::ScriptEnded { world, script, cause, parked: false } => {
+            NodeEvent::ScriptEnded { world, script, cause, parked: true, .. } => write!(f, "{world}/{script} parked: {cause}"),
+            NodeEvent::ScriptEnded { world, script, cause, again: true, .. } => {
                 write!(f, "{world}/{script} ended, comes back: {cause}")
             }
+            NodeEvent::ScriptEnded { world, script, cause, .. } => write!(f, "{world}/{script} ended: {cause}"),
             NodeEvent::Overload { world, action } => write!(f, "{world} overload: {action}"),
             NodeEvent::WorldEnded { world, cause, parked: true } => write!(f, "{world} parked: {cause}"),
             NodeEvent::WorldEnded { world, cause, parked: false } => write!(f, "{world} ended, comes back: {cause}"),
@@ -90,7 +93,7 @@ impl EventLog {
     pub(crate) fn push(&self, event: NodeEvent) {
         match &event {
             NodeEvent::Log { world, script, level, text } => tracing::debug!(world, script, level, text, "script log"),
-            NodeEvent::ScriptEnded { world, script, cause, parked } => {
+            NodeEvent::ScriptEnded { world, script, cause, parked, .. } => {
                 tracing::info!(world, script, cause, parked, "script ended")
             }
             NodeEvent::Overload { world, action } => tracing::info!(world, action, "overload"),

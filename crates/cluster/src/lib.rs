@@ -13,6 +13,7 @@ mod status;
 mod ticker;
 mod world;
 
+pub use aether_world_runtime::SetAside;
 pub use config::{ConfigError, NodeConfig, WorldSpec};
 pub use events::{EventLog, NodeEvent};
 pub use node::{AskError, Node, NodeError, StopReport};
@@ -20,5 +21,4 @@ pub use registry::actor::Source;
 pub use registry::reload::{PlannedWorld, PublishPlan, ReloadReport};
 pub use registry::{RegistryError, VersionInfo};
 pub use status::{NodeStatus, WorldState, WorldStatus};
-pub use aether_world_runtime::SetAside;
 pub use world::mailbox::Inbound;

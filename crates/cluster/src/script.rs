@@ -28,6 +28,8 @@ pub(crate) enum ScriptMessage {
 
 /// An instance, or why there is none.
 pub(crate) struct Built {
+    /// The world's life that it was ordered in.
+    pub world_life: u64,
     pub key: ScriptKey,
     pub life: u32,
     pub purpose: Purpose,
@@ -38,6 +40,7 @@ pub(crate) struct ScriptActor;
 
 pub(crate) struct ScriptArguments {
     pub world: ActorRef<WorldMessage>,
+    pub world_life: u64,
     pub builders: Arc<Semaphore>,
 }
 
@@ -69,7 +72,7 @@ impl Actor for ScriptActor {
         });
         // A panic in host code while it was built: the script cannot be started, whoever is to blame.
         let result = building.await.unwrap_or_else(|error| Err(InstanceError::Engine(error.to_string())));
-        state.world.cast(WorldMessage::Built(Built { key, life, purpose, result }))?;
+        state.world.cast(WorldMessage::Built(Built { world_life: state.world_life, key, life, purpose, result }))?;
         Ok(())
     }
 }

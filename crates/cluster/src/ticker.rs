@@ -109,15 +109,17 @@ impl Shared {
 
     fn run(&self) {
         while let Some(Due { mut world, .. }) = self.next_due() {
-            let round = catch_unwind(AssertUnwindSafe(|| world.round(self.now_ns(), &self.router)));
-            match round {
-                Ok(Round::Continue) => {
+            match guarded(|| world.round(self.now_ns(), &self.router)) {
+                Round::Continue => {
                     world.ticked(self.now_ns());
                     self.push(world);
                 }
-                Ok(Round::Leave(reply)) => reply(world),
-                Ok(Round::End(end)) => world.end(end),
-                Err(panic) => world.end(End::Panicked(panic_text(&*panic).to_owned())),
+                Round::Leave(reply) => reply(world),
+                Round::Replaced => bury(world),
+                Round::End(end) => {
+                    world.end(end);
+                    bury(world);
+                }
             }
         }
     }
@@ -140,7 +142,32 @@ impl Shared {
     }
 }
 
+/// A panic in a round is its world's end, not its thread's.
+fn guarded(round: impl FnOnce() -> Round) -> Round {
+    catch_unwind(AssertUnwindSafe(round)).unwrap_or_else(|panic| Round::End(End::Panicked(panic_text(&*panic).to_owned())))
+}
+
+/// Dropping a world's instances takes as long as building them, and may panic once more if it is broken: neither is the tick thread's.
+/// There are no more of these threads than worlds end, which restart rules bound.
+fn bury(world: Box<HostedWorld>) {
+    let buried = std::thread::Builder::new().name("world-end".into()).spawn(move || drop(world));
+    if let Err(error) = buried {
+        tracing::warn!(%error, "a world that ended was dropped on its tick thread");
+    }
+}
+
 /// What a panic said.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_a_round_is_its_worlds_end() {
+        let round = guarded(|| panic!("the engine is broken"));
+        assert!(matches!(round, Round::End(End::Panicked(text)) if text == "the engine is broken"));
+    }
 }

@@ -76,6 +76,11 @@ impl Callers {
         Callers { waiting_bytes_max, ..Callers::default() }
     }
 
+    /// Calls in all inboxes.
+    pub fn waiting(&self) -> usize {
+        self.rights.iter().map(|rights| rights.waiting as usize).sum()
+    }
+
     pub fn pop(&mut self) -> Option<Call> {
         let call = self.current_mut().ok()?.inbox.pop_front()?;
         self.rights[self.current].waiting -= 1;

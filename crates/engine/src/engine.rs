@@ -208,7 +208,6 @@ impl Host for Engine {
     }
 
     fn reset_script(&mut self, instance: InstanceId) {
-        self.callers.clear_inbox(instance);
         if let Some(member) = self.callers.get_mut(instance) {
             member.topics.clear();
         }
@@ -297,6 +296,11 @@ impl Host for Engine {
     }
 
     fn stats(&self) -> HostStats {
-        HostStats { entities: self.entities.len(), dropped: self.callers.dropped, open_calls: self.open_calls.len() }
+        HostStats {
+            entities: self.entities.len(),
+            dropped: self.callers.dropped,
+            open_calls: self.open_calls.len(),
+            waiting: self.callers.waiting(),
+        }
     }
 }

@@ -275,6 +275,8 @@ pub struct HostStats {
     pub dropped: u64,
     /// Calls that wait for an answer.
     pub open_calls: usize,
+    /// Messages and events that wait for their script.
+    pub waiting: usize,
 }
 
 /// An engine: all six API traits, and what a world needs of it around a tick. What has a default can be left out by a host that
@@ -297,7 +299,7 @@ pub trait Host: EntityApi + PhysicsApi + UIApi + AudioApi + NetworkApi + Storage
         Ok(())
     }
     /// A script begins anew, with nothing of what it made before: what it spawned, subscribed to and called is gone; its own entity
-    /// stays.
+    /// stays, and so do the messages that wait for it.
     fn reset_script(&mut self, instance: InstanceId) {
         let _ = instance;
     }

@@ -14,6 +14,6 @@ mod world;
 pub use overload::{OverloadAction, OverloadConfig, OverloadTracker};
 pub use reload::{Rehearsal, ReloadEvidence, ReloadOrder, ReloadPhase, ReloadRule};
 pub use scheduler::{SchedulerConfig, ScriptKey, ScriptTraits, TickClose, TickScheduler, Turn};
-pub use script::{AddError, BuildOrder, ScriptCheckpoint, ScriptEnd, ScriptParts, ScriptState, ScriptStatus, SetAside};
+pub use script::{AddError, BuildOrder, ScriptCheckpoint, ScriptEnd, ScriptParts, ScriptState, ScriptStatus, SetAside, Standing};
 pub use supervision::{Decision, End, RestartRule, Restarts, Strategy};
 pub use world::{TickReport, World, WorldCheckpoint, WorldConfig};

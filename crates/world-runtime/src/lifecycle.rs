@@ -32,7 +32,7 @@ impl World {
         if count >= self.config.scripts_max {
             return Err(AddError::TooManyScripts(count));
         }
-        let digest = parts.module.source_digest();
+        let (digest, version) = (parts.module.source_digest(), parts.version);
         if !self.modules.contains(&digest) && self.modules.len() >= self.config.modules_max {
             return Err(AddError::TooManyModules(self.modules.len()));
         }
@@ -84,9 +84,15 @@ impl World {
         }
         self.hot[at] = Hot { id: instance, ..Hot::default() };
         self.slots[at] = Some(Box::new(slot));
-        match built {
-            Some(instance) => self.seat(key, instance),
-            None => self.want(key),
+        match (checkpoint.and_then(|checkpoint| checkpoint.standing.rests_as(version)), built) {
+            (Some(state), _) => {
+                if let Some(slot) = self.slot_mut(key) {
+                    (slot.state, slot.seated) = (state, true);
+                }
+                self.scheduler.set_runnable(key, false);
+            }
+            (None, Some(instance)) => self.seat(key, instance),
+            (None, None) => self.want(key),
         }
         Ok(key)
     }
@@ -119,7 +125,14 @@ impl World {
 
     /// A script that could not be loaded or added is shown as parked: one bad script must not keep a world from starting.
     pub fn add_failed(&mut self, name: String, script: ScriptId, version: Version, cause: String) {
-        self.ends.push(ScriptEnd { name: name.clone(), script, version, end: End::NotStarted(cause.clone()), parked: true });
+        self.ends.push(ScriptEnd {
+            name: name.clone(),
+            script,
+            version,
+            end: End::NotStarted(cause.clone()),
+            parked: true,
+            again: false,
+        });
         self.failed.push(ScriptStatus::of_failed(name, script, version, cause));
     }
 
@@ -143,12 +156,11 @@ impl World {
     /// Ask for an instance.
     pub(crate) fn want(&mut self, key: ScriptKey) {
         let now_ns = self.now_ns();
-        let tick = self.tick;
         if let Some(slot) = self.slot_mut(key) {
             slot.state = ScriptState::Restarting;
             slot.life += 1;
             // Who fails must not act more: a restarted script begins with empty allowances.
-            if tick.0 > 0 {
+            if slot.seated {
                 slot.spec.drained_at_ns = Some(now_ns);
             }
             self.wanted.push(key);
@@ -224,7 +236,8 @@ impl World {
         self.overload.forget(key);
         self.reload_saw_end(key, version, &end);
         let sibling = matches!(end, End::WithSibling(_));
-        report.ends.push(ScriptEnd { name: name.clone(), script, version, end, parked: decision == Decision::Park });
+        let (parked, again) = (decision == Decision::Park, matches!(decision, Decision::Restart { .. }));
+        report.ends.push(ScriptEnd { name: name.clone(), script, version, end, parked, again });
         if self.config.strategy == Strategy::All && !sibling && decision != Decision::Leave {
             self.end_siblings(key, &name, report);
         }
@@ -241,7 +254,7 @@ impl World {
             if let Some(slot) = self.slot(other) {
                 let (script, version) = (slot.parts.manifest.name, slot.parts.version);
                 let end = End::WithSibling(name.to_owned());
-                report.ends.push(ScriptEnd { name: slot.parts.name.clone(), script, version, end, parked: false });
+                report.ends.push(ScriptEnd { name: slot.parts.name.clone(), script, version, end, parked: false, again: true });
             }
         }
     }
@@ -329,6 +342,15 @@ impl World {
             }
             Bounded::Completed(_) | Bounded::NotNow => true,
             Bounded::Failed(_) => false,
+        }
+    }
+
+    /// [`save`](Self::save); a script that cannot has ended, as it would have at a checkpoint.
+    pub(crate) fn save_or_end(&mut self, key: ScriptKey) {
+        if !self.save(key) {
+            let mut report = TickReport::default();
+            self.script_ended(key, End::NotSaved { fuel: self.config.save_fuel }, None, &mut report);
+            self.ends.append(&mut report.ends);
         }
     }
 

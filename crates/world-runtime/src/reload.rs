@@ -11,7 +11,7 @@
 //! from, other worlds, other nodes.
 
 use crate::scheduler::ScriptKey;
-use crate::script::{Bounded, BuildOrder, ScriptParts, ScriptState, call_bounded};
+use crate::script::{Boot, Bounded, BuildOrder, ScriptParts, ScriptState, call_bounded};
 use crate::supervision::End;
 use crate::world::{CpuClock, World};
 use aether_scripting::instance::InstanceError;
@@ -126,6 +126,8 @@ struct Retired {
     state: ScriptState,
     saved: Option<(Version, Vec<u8>)>,
     instance: Option<ScriptInstance>,
+    /// What it had not done yet.
+    boot: Option<Boot>,
 }
 
 /// A reload in progress.
@@ -213,7 +215,7 @@ impl World {
         let runs = |key: &&ScriptKey| self.hot[key.0 as usize].instance.as_ref().is_some_and(|i| !i.is_paused());
         let key = *keys.iter().find(runs).or(keys.first())?;
         // One that cannot save now is rehearsed with what it saved last.
-        self.save(key);
+        self.save_or_end(key);
         let parts = self.new_parts(key, order)?;
         let slot = self.slot(key)?;
         let caller = Caller {
@@ -261,7 +263,10 @@ impl World {
         };
         let orders = keys
             .iter()
-            .filter(|key| self.hot[key.0 as usize].instance.is_some())
+            .filter(|key| {
+                let restarts = self.slot(**key).is_some_and(|slot| slot.state == ScriptState::Restarting);
+                restarts || self.hot[key.0 as usize].instance.is_some()
+            })
             .filter_map(|key| {
                 let parts = self.new_parts(*key, &order)?;
                 let slot = self.slot(*key)?;
@@ -392,7 +397,8 @@ impl World {
             }
             return Swap::Done;
         }
-        self.save(key);
+        self.save_or_end(key);
+        let runs = self.hot[key.0 as usize].instance.is_some();
         let Some((parts, slot)) = self.reload.as_ref().and_then(|r| Some((self.new_parts(key, &r.order)?, self.slot(key)?)))
         else {
             return Swap::Wait;
@@ -400,14 +406,14 @@ impl World {
         let state = if slot.state == ScriptState::Draining { ScriptState::Running } else { slot.state.clone() };
         let (saved, id) = (slot.saved.clone(), slot.spec.instance);
         let (old_parts, old_spec) = (slot.parts.clone(), slot.spec.clone());
-        let booted = self.hot[key.0 as usize].boot.is_none();
+        let boot = if self.hot[key.0 as usize].boot.is_some() { Some(slot.boot()) } else { None };
         let fresh = self.reload.as_mut().and_then(|reload| {
             reload.pending.pop_front();
             reload.fresh.remove(&key)
         });
         self.hot[key.0 as usize].draining = false;
         let mut instance = fresh;
-        if let Some(instance) = instance.as_mut().filter(|_| runs && booted)
+        if let Some(instance) = instance.as_mut().filter(|_| runs && boot.is_none())
             && let Err(reason) = carry_over(instance, id, &mut self.context, saved.as_ref(), fuel)
         {
             if let Some(slot) = self.slot_mut(key) {
@@ -416,9 +422,11 @@ impl World {
             return Swap::Failed(reason);
         }
         let hot = &mut self.hot[key.0 as usize];
-        let old = if runs { std::mem::replace(&mut hot.instance, instance) } else { None };
+        // Built for one that was being restarted, and still is: what is built next is the new version.
+        let (old, spare) = if runs { (std::mem::replace(&mut hot.instance, instance), None) } else { (None, instance) };
         self.scheduler.forget_pause(key);
-        let retired = Retired { key, parts: old_parts, spec: old_spec, state: state.clone(), saved, instance: old };
+        let retired = Retired { key, parts: old_parts, spec: old_spec, state: state.clone(), saved, instance: old, boot };
+        self.discarded.extend(spare);
         if let Some(reload) = &mut self.reload {
             reload.retired.push(retired);
         }
@@ -456,7 +464,7 @@ impl World {
         self.discarded.extend(std::mem::take(&mut reload.fresh).into_values());
         let script = reload.order.script;
         for old in retired.into_iter().rev() {
-            let Retired { key, parts, spec, state, saved, instance } = old;
+            let Retired { key, parts, spec, state, saved, instance, boot } = old;
             self.discarded.extend(self.hot[key.0 as usize].instance.take());
             self.replace_parts(key, parts);
             self.scheduler.forget_pause(key);
@@ -467,7 +475,7 @@ impl World {
                 Some(instance) => {
                     slot.state = ScriptState::Running;
                     let hot = &mut self.hot[key.0 as usize];
-                    (hot.instance, hot.boot) = (Some(instance), None);
+                    (hot.instance, hot.boot) = (Some(instance), boot.map(Box::new));
                     self.scheduler.set_runnable(key, true);
                 }
                 None if state == ScriptState::Restarting => self.want(key),

@@ -125,8 +125,10 @@ pub struct ScriptEnd {
     pub version: Version,
     /// How.
     pub end: End,
-    /// Whether it will not be restarted.
+    /// Whether it kept failing, and is left alone.
     pub parked: bool,
+    /// Whether it comes back by itself.
+    pub again: bool,
 }
 
 /// A message or event that ended its script twice: it is not given to it a third time.
@@ -155,6 +157,44 @@ pub struct ScriptCheckpoint {
     pub state: Option<Vec<u8>>,
     /// Its randomness.
     pub random: Option<RandomState>,
+    /// Whether it is to run.
+    pub standing: Standing,
+}
+
+/// Whether a script of a checkpoint is to run when its world comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Standing {
+    /// It ran, or was about to.
+    #[default]
+    Runs,
+    /// An operator suspended it.
+    Suspended,
+    /// It kept failing. A version other than this one is another chance.
+    Parked {
+        /// How it failed.
+        cause: String,
+        /// The version that did.
+        version: Version,
+    },
+    /// It was done. A version other than this one begins anew.
+    Finished {
+        /// How it ended.
+        cause: String,
+        /// The version that did.
+        version: Version,
+    },
+}
+
+impl Standing {
+    /// The state to come back in, of a script whose version is this one now; `None`: it runs.
+    pub(crate) fn rests_as(&self, now: Version) -> Option<ScriptState> {
+        match self {
+            Standing::Suspended => Some(ScriptState::Suspended),
+            Standing::Parked { cause, version } if *version == now => Some(ScriptState::Parked { cause: cause.clone() }),
+            Standing::Finished { cause, version } if *version == now => Some(ScriptState::Finished { cause: cause.clone() }),
+            _ => None,
+        }
+    }
 }
 
 /// What an instance is built from. A world gives it out, whoever has time builds, and the world is lent the instance.
@@ -200,9 +240,10 @@ pub(crate) struct Boot {
 }
 
 impl Boot {
-    pub fn next(boot: &mut Option<Box<Boot>>) -> Option<Call> {
+    /// The next call, and whether it is the one that is tried again.
+    pub fn next(boot: &mut Option<Box<Boot>>) -> Option<(Call, bool)> {
         let calls = boot.as_mut()?;
-        let call = calls.first.take().or_else(|| calls.again.take());
+        let call = calls.first.take().map(|call| (call, false)).or_else(|| calls.again.take().map(|call| (call, true)));
         if boot.as_ref().is_some_and(|calls| calls.first.is_none() && calls.again.is_none()) {
             *boot = None;
         }

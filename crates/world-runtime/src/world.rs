@@ -7,7 +7,7 @@
 use crate::overload::{OverloadAction, OverloadConfig, OverloadTracker};
 use crate::reload::Reload;
 use crate::scheduler::{SchedulerConfig, ScriptKey, TickClose, TickScheduler, Turn};
-use crate::script::{Boot, Hot, ScriptCheckpoint, ScriptEnd, ScriptState, ScriptStatus, SetAside, Slot, call_bounded};
+use crate::script::{Boot, Hot, ScriptCheckpoint, ScriptEnd, ScriptState, ScriptStatus, SetAside, Slot, Standing, call_bounded};
 use crate::supervision::{End, RestartRule, Strategy};
 use aether_scripting::instance::Step;
 use aether_scripting::output::{InboundCall, WorldOutput};
@@ -217,7 +217,8 @@ impl World {
     /// Whether nothing is in progress: no call waits for its answer, nobody is paused, restarted or replaced.
     pub fn is_idle(&self) -> bool {
         self.host_stats().open_calls == 0
-            && self.reload.is_none()
+            && self.host_stats().waiting == 0
+            && !self.is_reloading()
             && self.resting.is_empty()
             && self.wanted.is_empty()
             && self.scheduler.paused() == 0
@@ -326,7 +327,7 @@ impl World {
             // It finishes what it is in the middle of, and takes nothing new.
             (waiting, tick_due) = (0, false);
         }
-        let mut failed = None;
+        let (mut failed, mut retries) = (None, false);
         // A call paused in an earlier tick goes first, then boot, then what waits, then the tick.
         let outcome = loop {
             let mut step = if let Some(step) = first.take() {
@@ -335,7 +336,10 @@ impl World {
                 instance.resume(&mut self.context)
             } else {
                 let call = match Boot::next(&mut hot.boot) {
-                    Some(call) => call,
+                    Some((call, again)) => {
+                        retries = again;
+                        call
+                    }
                     None if waiting > 0 => {
                         waiting -= 1;
                         match self.context.as_mut().and_then(|context| context.host.next_call()) {
@@ -378,6 +382,12 @@ impl World {
             if instance.is_paused() || step.outcome.is_end() {
                 failed = step.failed;
                 break step.outcome;
+            }
+            if std::mem::take(&mut retries)
+                && let Some(slot) = &mut self.slots[turn.key.0 as usize]
+            {
+                // What it was given a second time did not end it: it is not given it a third time, whatever ends it next.
+                slot.suspect = None;
             }
             if used >= turn.fuel && (tick_due || waiting > 0) {
                 // The slice is gone between two calls: what is left waits for the next tick.
@@ -444,11 +454,23 @@ impl World {
                 version: slot.saved.as_ref().map_or(slot.parts.version, |(version, _)| *version),
                 state: slot.saved.as_ref().map(|(_, state)| state.clone()),
                 random: self.hot[slot.key.0 as usize].instance.as_ref().map(ScriptInstance::random),
+                standing: self.standing(slot),
             })
             .collect();
         let (tick, next_instance) = (self.tick, self.next_instance);
         let context = self.context();
         Ok(WorldCheckpoint { tick, now_ns: context.now_ns, next_instance, engine: context.host.save(last)?, scripts })
+    }
+
+    fn standing(&self, slot: &Slot) -> Standing {
+        let version = slot.parts.version;
+        match &slot.state {
+            // What overload protection took out comes back by itself, in a world that it knows nothing of.
+            ScriptState::Suspended if !self.overload.suspended().any(|key| key == slot.key) => Standing::Suspended,
+            ScriptState::Parked { cause } => Standing::Parked { cause: cause.clone(), version },
+            ScriptState::Finished { cause } => Standing::Finished { cause: cause.clone(), version },
+            _ => Standing::Runs,
+        }
     }
 
     /// Every script gets `on_stop`, then its state is saved. What they still send comes back with the checkpoint.

@@ -8,7 +8,7 @@ use crate::node::Services;
 use crate::registry::actor::{RegistryActor, RegistryMessage};
 use crate::status::WorldState;
 use crate::world::actor::{WorldActor, WorldArguments, WorldMessage};
-use crate::world::mailbox::{Control, Mailbox};
+use crate::world::mailbox::Mailbox;
 use crate::world::start::{From, WorldPlan};
 use aether_scripting::manifest::Restart;
 use aether_world_runtime::{Decision, End, RestartRule, Restarts};
@@ -109,7 +109,8 @@ impl Actor for NodeSupervisor {
                 state.start(&myself, &name).await;
             }
             NodeMessage::Restart { name, attempt } => {
-                if state.worlds.get(&name).is_some_and(|world| world.attempt == attempt && world.actor.is_none()) {
+                let waits = |world: &World| world.attempt == attempt && world.actor.is_none();
+                if !state.stopping && state.worlds.get(&name).is_some_and(waits) {
                     state.start(&myself, &name).await;
                 }
             }
@@ -256,18 +257,12 @@ impl SupervisorState {
             return Err(format!("world {name} has no checkpoint {wanted:?}; it has {}", names.join(", ")));
         }
         if let Some(actor) = world.actor.take() {
-            // Off the tick threads first: two lives of one world must not both write.
-            let (send, receive) = oneshot::channel();
-            world.mailbox.control(Control::Yield { reply: send });
-            let _ = tokio::time::timeout(YIELD_TIME, receive).await;
+            // The tick threads drop it when it is due; what it still writes until then is fenced off by the new claim.
             world.mailbox.end_life();
-            actor.kill();
+            let _ = actor.kill_and_wait(None).await;
         }
         world.from = From { claim: None, checkpoint: Some(checkpoint) };
         self.start(myself, name).await;
         Ok(())
     }
 }
-
-/// A tick and the wait for its turn are shorter; a world that takes longer is fenced off by its generation.
-const YIELD_TIME: Duration = Duration::from_secs(10);

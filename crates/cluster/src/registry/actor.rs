@@ -7,7 +7,6 @@ use crate::registry::reload::{self, PublishPlan, ReloadReport};
 use crate::registry::{LoadedScript, RegistryError};
 use aether_scripting::{ScriptId, Version};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -32,7 +31,7 @@ pub(crate) enum RegistryMessage {
     /// Bring another version into the worlds: this one, or the one before.
     Activate(ScriptId, Option<Version>, oneshot::Sender<Published>),
     /// A reload is over.
-    Over(ScriptId),
+    Over,
     /// Keep a version, or no longer.
     Pin(ScriptId, Version, bool, oneshot::Sender<Result<(), RegistryError>>),
     /// Remove what nothing refers to.
@@ -43,8 +42,8 @@ pub(crate) struct RegistryActor;
 
 pub(crate) struct RegistryState {
     services: Arc<Services>,
-    /// Scripts that are being reloaded.
-    reloading: HashSet<ScriptId>,
+    /// The script that is being reloaded: one at a time, a world can only be in one reload.
+    reloading: Option<ScriptId>,
 }
 
 impl Actor for RegistryActor {
@@ -57,7 +56,7 @@ impl Actor for RegistryActor {
         _: ActorRef<RegistryMessage>,
         services: Arc<Services>,
     ) -> Result<RegistryState, ActorProcessingErr> {
-        Ok(RegistryState { services, reloading: HashSet::new() })
+        Ok(RegistryState { services, reloading: None })
     }
 
     async fn handle(
@@ -95,9 +94,7 @@ impl Actor for RegistryActor {
                     Err(error) => answer(reply, Err(error)),
                 }
             }
-            RegistryMessage::Over(script) => {
-                state.reloading.remove(&script);
-            }
+            RegistryMessage::Over => state.reloading = None,
             RegistryMessage::Pin(script, version, pinned, reply) => {
                 let services = Arc::clone(&state.services);
                 answer(reply, off_control(&state.services, move || services.registry.pin(script, version, pinned)).await);
@@ -105,7 +102,7 @@ impl Actor for RegistryActor {
             RegistryMessage::Collect(reply) => {
                 let services = Arc::clone(&state.services);
                 // A version that is being tried out is not active yet.
-                let quiet = state.reloading.is_empty();
+                let quiet = state.reloading.is_none();
                 let collected =
                     off_control(&state.services, move || if quiet { services.registry.collect() } else { Ok((0, 0)) });
                 answer(reply, collected.await);
@@ -125,20 +122,31 @@ impl RegistryState {
         fresh: bool,
         reply: oneshot::Sender<Published>,
     ) {
-        if !self.reloading.insert(script) {
+        if let Some(busy) = self.reloading {
             if fresh {
                 self.services.registry.forget(script, loaded.version);
             }
-            return answer(reply, Err(RegistryError::Busy(script)));
+            return answer(reply, Err(RegistryError::Busy(busy)));
         }
+        self.reloading = Some(script);
         let (services, actor) = (Arc::clone(&self.services), myself.clone());
         tokio::spawn(async move {
             let version = loaded.version;
-            let outcome = reload::run(&services, script, loaded).await;
+            let inner = Arc::clone(&services);
+            let outcome = tokio::spawn(async move { reload::run(&inner, script, loaded).await }).await;
+            let outcome = match outcome {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    // A mistake of ours must not leave worlds waiting for us.
+                    tracing::error!(%error, "a reload panicked");
+                    reload::abandon(&services, script, version).await;
+                    Err(RegistryError::RolledBack { script, version, reason: error.to_string() })
+                }
+            };
             if outcome.is_err() && fresh {
                 services.registry.forget(script, version);
             }
-            let _ = actor.cast(RegistryMessage::Over(script));
+            let _ = actor.cast(RegistryMessage::Over);
             answer(reply, outcome);
         });
     }

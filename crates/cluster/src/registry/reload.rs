@@ -219,16 +219,16 @@ pub(crate) async fn run(services: &Arc<Services>, script: ScriptId, loaded: Load
             let (inner, active) = (Arc::clone(services), loaded.clone());
             let written = services.blocking(move || inner.registry.activate(script, active)).await;
             if let Err(error) = written.unwrap_or(Err(RegistryError::Stopping)) {
-                end(&worlds, version, Some(format!("it could not be written down: {error}"))).await;
+                end(&worlds, script, version, Some(format!("it could not be written down: {error}"))).await;
                 return Err(error);
             }
-            end(&worlds, version, None).await;
+            end(&worlds, script, version, None).await;
             tell(format!("version {version} serves in {} worlds", worlds.len()));
             let swap_ms = swap_ms.unwrap_or(begun.elapsed()).as_millis() as u64;
             Ok(ReloadReport { script, from, to: version, worlds: worlds.len(), swap_ms })
         }
         Err(reason) => {
-            end(&worlds, version, Some(reason.clone())).await;
+            end(&worlds, script, version, Some(reason.clone())).await;
             tell(format!("version {version} rolled back: {reason}"));
             Err(RegistryError::RolledBack { script, version, reason })
         }
@@ -285,12 +285,17 @@ async fn swap(services: &Services, worlds: &[(String, Arc<Mailbox>)], order: &Re
     }
 }
 
-async fn end(worlds: &[(String, Arc<Mailbox>)], version: Version, rollback: Option<String>) {
+/// Whoever coordinated it is gone: every world goes back.
+pub(crate) async fn abandon(services: &Services, script: ScriptId, version: Version) {
+    end(&worlds_of(services, script).0, script, version, Some("the reload was abandoned".to_owned())).await;
+}
+
+async fn end(worlds: &[(String, Arc<Mailbox>)], script: ScriptId, version: Version, rollback: Option<String>) {
     let asked: Vec<_> = worlds
         .iter()
         .map(|(_, mailbox)| {
             let (mailbox, rollback) = (Arc::clone(mailbox), rollback.clone());
-            tokio::spawn(async move { ask(&mailbox, |reply| Control::EndReload { version, rollback, reply }).await })
+            tokio::spawn(async move { ask(&mailbox, |reply| Control::EndReload { script, version, rollback, reply }).await })
         })
         .collect();
     for asked in asked {

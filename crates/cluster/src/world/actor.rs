@@ -13,7 +13,7 @@ use crate::world::pacer::Pacer;
 use crate::world::start::{self, From, WorldPlan};
 use aether_scripting::ScriptInstance;
 use aether_store::Claim;
-use aether_types::Version;
+use aether_types::{ScriptId, Version};
 use aether_world_runtime::{BuildOrder, End, ReloadPhase, ScriptKey, World};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 /// What a world's actor is told.
 pub(crate) enum WorldMessage {
     /// The store has been read.
-    Loaded(Box<Result<(World, Claim), NodeError>>),
+    Loaded(Box<Result<start::Read, NodeError>>),
     /// Instances are wanted.
     Build(Vec<BuildOrder>),
     /// Instances of a new version are wanted.
@@ -70,6 +70,7 @@ pub(crate) struct WorldArguments {
 struct Starting {
     world: World,
     claim: Claim,
+    versions: Vec<(ScriptId, Version)>,
     missing: usize,
 }
 
@@ -119,9 +120,9 @@ impl Actor for WorldActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             WorldMessage::Loaded(loaded) => {
-                let (mut world, claim) = loaded.map_err(|error| End::NotStarted(error.to_string()))?;
+                let start::Read { mut world, claim, versions } = loaded.map_err(|error| End::NotStarted(error.to_string()))?;
                 let orders = world.take_wanted();
-                state.starting = Some(Starting { world, claim, missing: orders.len() });
+                state.starting = Some(Starting { world, claim, versions, missing: orders.len() });
                 for order in orders {
                     state.build(&myself, order, Purpose::Run).await?;
                 }
@@ -138,8 +139,11 @@ impl Actor for WorldActor {
                 }
             }
             WorldMessage::Built(built) => {
-                state.building.remove(&built.key);
-                state.built(&myself, built);
+                // One of before it slept fits nobody.
+                if built.world_life == state.life {
+                    state.building.remove(&built.key);
+                    state.built(&myself, built);
+                }
             }
             WorldMessage::Discard(instances) => {
                 tokio::task::spawn_blocking(move || drop(instances));
@@ -152,8 +156,9 @@ impl Actor for WorldActor {
             }
             WorldMessage::ReloadListener(listener) => state.listener = Some(listener),
             WorldMessage::Idle(world) => save_to_sleep(&myself, world),
-            WorldMessage::Slept(world, saved) => match saved {
+            WorldMessage::Slept(mut world, saved) => match saved {
                 Ok(_) => {
+                    world.settle(&state.arguments.services.router);
                     state.asleep = Some(world.claim());
                     state.scripts.drain().for_each(|(_, actor)| actor.stop(None));
                     tokio::task::spawn_blocking(move || drop(world));
@@ -161,11 +166,16 @@ impl Actor for WorldActor {
                         state.wake(&myself);
                     }
                 }
-                Err(cause) => return Err(Box::new(End::Fenced(cause))),
+                Err(cause) => {
+                    let now_ns = state.arguments.services.ticker.now_ns();
+                    world.stay_awake(now_ns, &cause);
+                    // If it is the store that failed, its next round says so.
+                    state.arguments.services.ticker.add(world);
+                }
             },
             WorldMessage::Wake => state.wake(&myself),
             WorldMessage::Freeze(reply) => {
-                if state.asleep.is_some() || state.starting.is_some() {
+                if state.asleep.is_some() {
                     let _ = reply.send(false);
                     return Ok(());
                 }
@@ -242,7 +252,7 @@ impl WorldActorState {
         let key = order.key;
         if !self.scripts.contains_key(&key) {
             let builders = Arc::clone(&self.arguments.services.builders);
-            let arguments = ScriptArguments { world: myself.clone(), builders };
+            let arguments = ScriptArguments { world: myself.clone(), world_life: self.life, builders };
             let (actor, _) = Actor::spawn_linked(None, ScriptActor, arguments, myself.get_cell()).await?;
             self.scripts.insert(key, actor);
         }
@@ -253,7 +263,7 @@ impl WorldActorState {
     }
 
     fn built(&mut self, myself: &ActorRef<WorldMessage>, built: Built) {
-        let Built { key, life, purpose, result } = built;
+        let Built { key, life, purpose, result, .. } = built;
         match (purpose, &mut self.starting) {
             (Purpose::Run, Some(starting)) => {
                 starting.world.install(key, life, result);
@@ -269,9 +279,21 @@ impl WorldActorState {
 
     /// When all instances are there the world goes to the tick threads.
     fn begin_ticking(&mut self, myself: &ActorRef<WorldMessage>) {
-        let Some(Starting { world, claim, .. }) = self.starting.take_if(|starting| starting.missing == 0) else { return };
+        let Some(Starting { world, claim, versions, .. }) = self.starting.take_if(|starting| starting.missing == 0) else {
+            return;
+        };
         let arguments = &self.arguments;
         let services = &arguments.services;
+        // A version may have become active while it was read: nobody else would tell it.
+        let active = |(script, version): &(ScriptId, Version)| {
+            services.registry.active(*script).is_none_or(|active| active.version == *version)
+        };
+        if !versions.iter().all(active) {
+            tokio::task::spawn_blocking(move || drop(world));
+            self.scripts.drain().for_each(|(_, actor)| actor.stop(None));
+            self.life = arguments.mailbox.begin_life(myself.clone());
+            return self.read(myself, From { claim: Some(claim), checkpoint: None });
+        }
         let limits = arguments.plan.spec.limits(&services.config.limits);
         let now_ns = services.ticker.now_ns();
         // One that comes back ticks at once.

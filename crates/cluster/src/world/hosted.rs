@@ -7,21 +7,20 @@ use crate::events::NodeEvent;
 use crate::node::Services;
 use crate::status::{WorldState, WorldStatus};
 use crate::world::actor::WorldMessage;
+use crate::world::checkpoint;
 use crate::world::gate::{Durable, Output, OutputGate};
 use crate::world::mailbox::{Control, Inbound, Mailbox, Router};
 use crate::world::pacer::Pacer;
 use aether_scripting::instance::thread_cpu_ns;
 use aether_scripting::output::{InboundCall, OutboundCall, StorageWrite, WorldOutput};
 use aether_store::{Batch, Claim, KvWrite, StoreError};
-use aether_types::{WorldId, codec};
+use aether_types::WorldId;
 use aether_world_runtime::{End, OverloadAction, ReloadPhase, TickReport, World};
 use hdrhistogram::Histogram;
 use ractor::ActorRef;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// The schema of a world's checkpoint.
-pub(crate) const CHECKPOINT_SCHEMA: u8 = 1;
 /// Nanoseconds between two publications of a status.
 const STATUS_NS: u64 = 1_000_000_000;
 
@@ -29,6 +28,8 @@ const STATUS_NS: u64 = 1_000_000_000;
 pub(crate) enum Round {
     /// It is due again.
     Continue,
+    /// Its actor is gone, another life has begun or will.
+    Replaced,
     /// It leaves the tick threads: whoever asked gets it.
     Leave(Box<dyn FnOnce(Box<HostedWorld>) + Send>),
     /// It has ended.
@@ -62,7 +63,7 @@ pub(crate) struct HostedWorld {
     claim: Claim,
     durable: Arc<Durable>,
     gate: OutputGate,
-    /// The world's clock when the ticker's clock was 0: its time goes on where it was.
+    /// The world's clock less the ticker's, which may be ahead of it: its time goes on where it was.
     clock_base_ns: u64,
     checkpoint_ns: u64,
     next_checkpoint_ns: u64,
@@ -91,7 +92,7 @@ impl HostedWorld {
         let durable = Durable::new(claim.commit_seq);
         HostedWorld {
             id: world.config().id.clone(),
-            clock_base_ns: world.now_ns().saturating_sub(now_ns),
+            clock_base_ns: world.now_ns().wrapping_sub(now_ns),
             world,
             next_checkpoint_ns: pace.pacer.next_ns() + pace.checkpoint_ns,
             next_status_ns: 0,
@@ -132,8 +133,7 @@ impl HostedWorld {
     /// One round at `now_ns` of the ticker's clock.
     pub fn round(&mut self, now_ns: u64, router: &Router) -> Round {
         if !self.place.mailbox.is_life(self.place.life) {
-            // Its actor is gone.
-            return Round::Leave(Box::new(drop));
+            return Round::Replaced;
         }
         if let Some(error) = self.durable.failure() {
             return Round::End(end_of_store(&error));
@@ -151,7 +151,8 @@ impl HostedWorld {
             self.publish(WorldState::Held);
             return Round::Continue;
         }
-        if self.take_inbound() || !self.world.is_idle() {
+        let came = self.take_inbound();
+        if self.hibernate_ns > 0 && (came || !self.world.is_idle()) {
             self.busy_ns = now_ns;
         }
         if self.hibernate_ns > 0 && now_ns - self.busy_ns.min(now_ns) > self.hibernate_ns {
@@ -160,7 +161,7 @@ impl HostedWorld {
                 let _ = actor.cast(WorldMessage::Idle(world));
             }));
         }
-        let (world_now_ns, dt) = (self.clock_base_ns + now_ns, self.pacer.dt());
+        let (world_now_ns, dt) = (self.clock_base_ns.wrapping_add(now_ns), self.pacer.dt());
         let report = self.world.tick(world_now_ns, dt, &mut thread_cpu_ns);
         self.account(&report);
         let mut output = report.output;
@@ -238,8 +239,8 @@ impl HostedWorld {
                 self.reload_told = None;
                 answer(reply, self.world.begin_reload(*order));
             }
-            Control::EndReload { version, rollback, reply } => {
-                let this = self.world.reload_phase().is_some_and(|(_, of, _)| of == version);
+            Control::EndReload { script, version, rollback, reply } => {
+                let this = self.world.reload_phase().is_some_and(|(name, of, _)| (name, of) == (script, version));
                 match rollback {
                     _ if !this => {}
                     Some(reason) => self.world.rollback_reload(reason),
@@ -301,6 +302,7 @@ impl HostedWorld {
                 script: end.name.clone(),
                 cause: end.end.to_string(),
                 parked: end.parked,
+                again: end.again,
             });
         }
         if let Some(action) = report.overload {
@@ -321,7 +323,7 @@ impl HostedWorld {
     /// made is an event: the world goes on, and the one before it counts.
     fn checkpoint(&mut self, now_ns: u64, output: &mut WorldOutput) -> Option<Vec<u8>> {
         self.next_checkpoint_ns = now_ns + self.checkpoint_ns;
-        let checkpoint = self.world.checkpoint(false).and_then(|checkpoint| codec::encode(CHECKPOINT_SCHEMA, &checkpoint));
+        let checkpoint = self.world.checkpoint(false).and_then(|checkpoint| checkpoint::seal(&checkpoint));
         let more = self.world.take_output();
         output.commands.extend(more.commands);
         output.calls.extend(more.calls);
@@ -415,7 +417,10 @@ impl HostedWorld {
         };
         self.ticks.reset();
         (self.totals.turns, self.totals.deferred, self.totals.engine_ns) = (0, 0, 0);
-        self.place.mailbox.publish(status);
+        // One that was replaced has nothing to say any more.
+        if self.place.mailbox.is_life(self.place.life) {
+            self.place.mailbox.publish(status);
+        }
     }
 
     /// Let out everything that may leave, before worlds are stopped one after the other.
@@ -438,18 +443,23 @@ impl HostedWorld {
                 text: line.text,
             });
         }
-        let checkpoint =
-            codec::encode(CHECKPOINT_SCHEMA, &checkpoint).map_err(|error| format!("could not make a checkpoint: {error}"))?;
+        let checkpoint = checkpoint::seal(&checkpoint).map_err(|error| format!("could not make a checkpoint: {error}"))?;
         self.commit(output.writes, Some(checkpoint), None).map_err(|error| error.to_string())?;
         self.publish(WorldState::Stopped);
         Ok(())
+    }
+
+    /// It could not be put to sleep: it goes on, and is not idle for as long again.
+    pub fn stay_awake(&mut self, now_ns: u64, why: &str) {
+        self.busy_ns = now_ns;
+        self.tell(1, format!("it stays awake, since it could not be saved: {why}"));
     }
 
     /// A checkpoint of everything, to sleep on; gives a channel that says when it is durable.
     pub fn save_to_sleep(&mut self) -> Result<oneshot::Receiver<Result<u64, String>>, String> {
         let checkpoint = self.world.checkpoint(true).map_err(|error| error.to_string())?;
         let output = self.world.take_output();
-        let checkpoint = codec::encode(CHECKPOINT_SCHEMA, &checkpoint).map_err(|error| error.to_string())?;
+        let checkpoint = checkpoint::seal(&checkpoint).map_err(|error| error.to_string())?;
         self.commit(output.writes, Some(checkpoint), None).map_err(|error| error.to_string())?;
         self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
         let (send, receive) = oneshot::channel();

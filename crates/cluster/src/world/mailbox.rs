@@ -9,7 +9,7 @@ use crate::world::hosted::HostedWorld;
 use aether_scripting::ScriptInstance;
 use aether_scripting::instance::InstanceError;
 use aether_scripting::output::InboundCall;
-use aether_types::Version;
+use aether_types::{ScriptId, Version};
 use aether_world_runtime::Rehearsal;
 use aether_world_runtime::{BuildOrder, ReloadOrder, ScriptKey, SetAside};
 use dashmap::DashMap;
@@ -53,7 +53,7 @@ pub(crate) enum Control {
     /// Begin to swap.
     BeginReload { order: Box<ReloadOrder>, reply: oneshot::Sender<Result<Vec<BuildOrder>, String>> },
     /// Keep the new version, or go back with this reason.
-    EndReload { version: Version, rollback: Option<String>, reply: oneshot::Sender<()> },
+    EndReload { script: ScriptId, version: Version, rollback: Option<String>, reply: oneshot::Sender<()> },
     /// Messages that ended their script twice.
     SetAside { reply: oneshot::Sender<Vec<SetAside>> },
     /// Leave the tick threads.
@@ -68,6 +68,8 @@ pub(crate) struct Mailbox {
     /// Which life of the world may tick: one of an earlier life is dropped by the tick threads.
     life: AtomicU64,
     asleep: AtomicBool,
+    /// It has ended and has not begun again.
+    closed: AtomicBool,
     actor: Mutex<Option<ActorRef<WorldMessage>>>,
     pub refused: AtomicU64,
     status: watch::Sender<Arc<WorldStatus>>,
@@ -82,6 +84,7 @@ impl Mailbox {
             has_control: AtomicBool::new(false),
             life: AtomicU64::new(0),
             asleep: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             actor: Mutex::default(),
             refused: AtomicU64::new(0),
             status: watch::Sender::new(Arc::new(status)),
@@ -102,7 +105,7 @@ impl Mailbox {
             }
             inbox.push_back(inbound);
         }
-        if self.asleep.swap(false, Ordering::AcqRel)
+        if self.asleep.swap(false, Ordering::SeqCst)
             && let Some(actor) = self.actor()
         {
             // An actor that is gone is restarted by its supervisor, and reads the inbox then.
@@ -117,16 +120,23 @@ impl Mailbox {
 
     /// From now on the next message wakes the world. `false`: one is there already.
     pub fn sleep(&self) -> bool {
-        self.asleep.store(true, Ordering::Release);
+        self.asleep.store(true, Ordering::SeqCst);
         // One that came before the flag was up has woken nobody.
-        let empty = self.inbox().is_empty() && !self.has_control.load(Ordering::Acquire);
-        empty || !self.asleep.swap(false, Ordering::AcqRel)
+        let empty = self.inbox().is_empty() && !self.has_control.load(Ordering::SeqCst);
+        empty || !self.asleep.swap(false, Ordering::SeqCst)
     }
 
+    /// Ask. Of a world that has ended nobody asks anything: the asker's channel is dropped.
     pub fn control(&self, control: Control) {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner).push(control);
-        self.has_control.store(true, Ordering::Release);
-        if self.asleep.swap(false, Ordering::AcqRel)
+        {
+            let mut waiting = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.closed.load(Ordering::Acquire) {
+                return;
+            }
+            waiting.push(control);
+        }
+        self.has_control.store(true, Ordering::SeqCst);
+        if self.asleep.swap(false, Ordering::SeqCst)
             && let Some(actor) = self.actor()
         {
             let _ = actor.cast(WorldMessage::Wake);
@@ -140,18 +150,24 @@ impl Mailbox {
         std::mem::take(&mut self.control.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A new life begins: control for the one before is dropped, and so are its askers' channels.
+    /// A new life begins.
     pub fn begin_life(&self, actor: ActorRef<WorldMessage>) -> u64 {
+        let life = self.life.fetch_add(1, Ordering::AcqRel) + 1;
         *self.actor.lock().unwrap_or_else(PoisonError::into_inner) = Some(actor);
         self.asleep.store(false, Ordering::Release);
-        self.take_control();
-        self.life.fetch_add(1, Ordering::AcqRel) + 1
+        // Instances of the life before fit nobody; what was asked meanwhile is answered by the new one.
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        control.retain(|control| !matches!(control, Control::Install { .. } | Control::Reloaded { .. }));
+        self.closed.store(false, Ordering::Release);
+        life
     }
 
-    /// Whoever ticks it stops.
+    /// Whoever ticks it stops, and nobody answers what is asked until a new life begins.
     pub fn end_life(&self) {
         self.life.fetch_add(1, Ordering::AcqRel);
-        self.take_control();
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        self.closed.store(true, Ordering::Release);
+        control.clear();
     }
 
     pub fn is_life(&self, life: u64) -> bool {

@@ -1,6 +1,7 @@
 //! One world of a node: its actor ([`actor`]), how it is read from the store ([`start`]), and what ticks ([`hosted`]).
 
 pub(crate) mod actor;
+pub(crate) mod checkpoint;
 pub(crate) mod gate;
 pub(crate) mod hosted;
 pub(crate) mod mailbox;

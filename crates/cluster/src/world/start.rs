@@ -5,12 +5,14 @@
 use crate::config::{ConfigError, ScriptSpec, WorldSpec};
 use crate::events::NodeEvent;
 use crate::node::{NodeError, Services};
-use crate::world::hosted::CHECKPOINT_SCHEMA;
+use crate::ticker::panic_text;
+use crate::world::checkpoint;
 use aether_engine::{Engine, EngineConfig};
 use aether_scripting::{ScriptId, Vec3, Version};
 use aether_store::{Claim, StoredCheckpoint};
-use aether_types::{Blame, WorldId, codec};
+use aether_types::{Blame, WorldId};
 use aether_world_runtime::{AddError, ScriptParts, World, WorldCheckpoint};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// A world of a cluster file, by its own name.
@@ -37,8 +39,16 @@ pub(crate) struct From {
     pub checkpoint: Option<String>,
 }
 
+/// A world that has been read.
+pub(crate) struct Read {
+    pub world: World,
+    pub claim: Claim,
+    /// The versions that its scripts were added in.
+    pub versions: Vec<(ScriptId, Version)>,
+}
+
 /// Read it. `Err`: the world cannot start, whatever is tried.
-pub(crate) fn load(services: &Services, plan: &WorldPlan, from: &From) -> Result<(World, Claim), NodeError> {
+pub(crate) fn load(services: &Services, plan: &WorldPlan, from: &From) -> Result<Read, NodeError> {
     let id = plan.world_id()?;
     let spec = &plan.spec;
     let limits = spec.limits(&services.config.limits);
@@ -60,11 +70,17 @@ pub(crate) fn load(services: &Services, plan: &WorldPlan, from: &From) -> Result
         World::new(config, Box::new(Engine::new(engine.clone(), stored.iter().cloned())))
     };
     let (mut world, checkpoint) = read_checkpoint(services, &id, from, new_world)?;
+    if let (Some(_), Some((seq, _))) = (&from.checkpoint, &checkpoint) {
+        // From now on it is the newest: the next start, whatever it comes from, must not go on from one that was given up.
+        services.store.remove_checkpoints_after(&id, claim.generation, *seq)?;
+    }
+    let checkpoint = checkpoint.map(|(_, checkpoint)| checkpoint);
+    let mut versions = Vec::new();
     for script in &spec.script {
-        add_scripts(services, plan, &mut world, script, checkpoint.as_ref())?;
+        versions.extend(add_scripts(services, plan, &mut world, script, checkpoint.as_ref())?);
     }
     world.finish_restore();
-    Ok((world, claim))
+    Ok(Read { world, claim, versions })
 }
 
 fn read_checkpoint(
@@ -72,7 +88,7 @@ fn read_checkpoint(
     id: &WorldId,
     from: &From,
     new_world: impl Fn() -> World,
-) -> Result<(World, Option<WorldCheckpoint>), NodeError> {
+) -> Result<(World, Option<(u64, WorldCheckpoint)>), NodeError> {
     let kept = services.store.load_checkpoints(id)?;
     let wanted = |stored: &StoredCheckpoint| match &from.checkpoint {
         Some(name) => stored.name.as_ref() == Some(name) || stored.seq.to_string() == *name,
@@ -85,9 +101,11 @@ fn read_checkpoint(
     }
     let mut world = new_world();
     for StoredCheckpoint { seq, data, .. } in &candidates {
-        let read = codec::decode::<WorldCheckpoint>(CHECKPOINT_SCHEMA, data).and_then(|read| world.restore(&read).map(|()| read));
-        match read {
-            Ok(read) => return Ok((world, Some(read))),
+        // What one checkpoint does to us must not keep us from the one before it.
+        let read = catch_unwind(AssertUnwindSafe(|| checkpoint::open(data).and_then(|read| world.restore(&read).map(|()| read))));
+        let read = read.map_err(|panic| format!("panic: {}", panic_text(&*panic)));
+        match read.and_then(|read| read.map_err(|error| error.to_string())) {
+            Ok(read) => return Ok((world, Some((*seq, read)))),
             Err(error) => {
                 let text = format!("checkpoint {seq} refused, the one before it is tried: {error}");
                 services.events.push(NodeEvent::Log { world: id.to_string(), script: "world".into(), level: 0, text });
@@ -109,14 +127,14 @@ fn add_scripts(
     world: &mut World,
     script: &ScriptSpec,
     checkpoint: Option<&WorldCheckpoint>,
-) -> Result<(), NodeError> {
+) -> Result<Option<(ScriptId, Version)>, NodeError> {
     let loaded = match services.registry.script(&plan.spec, script) {
         Ok(loaded) => loaded,
         // The author's to fix: the others of the world are not to wait for it.
         Err(error) if error.blame() == Blame::Script => {
             let id = ScriptId::new(&script.script).map_err(|_| ConfigError(Vec::new()))?;
             script.names().into_iter().for_each(|name| world.add_failed(name, id, Version(0), error.to_string()));
-            return Ok(());
+            return Ok(None);
         }
         Err(error) => return Err(error),
     };
@@ -142,5 +160,5 @@ fn add_scripts(
             }
         }
     }
-    Ok(())
+    Ok(Some((loaded.manifest.name, loaded.version)))
 }
