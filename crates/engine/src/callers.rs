@@ -106,6 +106,12 @@ impl Callers {
         self.members[at] = Some(Box::new(member));
     }
 
+    pub fn set_kinds(&mut self, instance: InstanceId, kinds: KindSet) {
+        if let Some(rights) = self.rights.get_mut(instance.0 as usize) {
+            rights.kinds = kinds;
+        }
+    }
+
     pub fn remove(&mut self, instance: InstanceId) -> Option<Box<Member>> {
         self.clear_inbox(instance);
         let member = self.members.get_mut(instance.0 as usize)?.take();

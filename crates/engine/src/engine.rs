@@ -207,6 +207,15 @@ impl Host for Engine {
         Ok(())
     }
 
+    fn set_grants(&mut self, instance: InstanceId, entity_kinds: &[String], storage_namespace: Option<String>) {
+        let kinds = self.kind_set(entity_kinds);
+        self.callers.set_kinds(instance, kinds);
+        if let Some(member) = self.callers.get_mut(instance) {
+            member.info.entity_kinds = entity_kinds.to_vec();
+            member.info.storage_namespace = storage_namespace;
+        }
+    }
+
     fn reset_script(&mut self, instance: InstanceId) {
         if let Some(member) = self.callers.get_mut(instance) {
             member.topics.clear();

@@ -298,6 +298,10 @@ pub trait Host: EntityApi + PhysicsApi + UIApi + AudioApi + NetworkApi + Storage
         let _ = (caller, entity);
         Ok(())
     }
+    /// A script's grants are other ones from now on: it runs another version.
+    fn set_grants(&mut self, instance: InstanceId, entity_kinds: &[String], storage_namespace: Option<String>) {
+        let _ = (instance, entity_kinds, storage_namespace);
+    }
     /// A script begins anew, with nothing of what it made before: what it spawned, subscribed to and called is gone; its own entity
     /// stays, and so do the messages that wait for it.
     fn reset_script(&mut self, instance: InstanceId) {

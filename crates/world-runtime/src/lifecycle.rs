@@ -117,6 +117,8 @@ impl World {
         let spec = self.spec_of(&parts, instance);
         self.modules.insert(parts.module.source_digest());
         self.scheduler.set_traits(key, traits_of(&parts));
+        let grants = parts.manifest.grants.clone();
+        self.context().host.set_grants(instance, &grants.entity_kinds, grants.storage_namespace);
         if let Some(slot) = self.slot_mut(key) {
             (slot.parts, slot.spec) = (parts, spec);
             slot.life += 1;
@@ -228,7 +230,9 @@ impl World {
             Decision::Leave => slot.state = ScriptState::Finished { cause: end.to_string() },
         }
         let (name, script) = (slot.parts.name.clone(), slot.parts.manifest.name);
-        if decision == Decision::Park && self.config.escalates {
+        // What a version does that is being tried out is held against the version.
+        let trial = self.is_trial(key, version);
+        if decision == Decision::Park && self.config.escalates && !trial {
             self.escalated.get_or_insert(End::Escalated { child: name.clone(), cause: end.to_string() });
         }
         self.scheduler.forget_pause(key);
@@ -238,7 +242,7 @@ impl World {
         let sibling = matches!(end, End::WithSibling(_));
         let (parked, again) = (decision == Decision::Park, matches!(decision, Decision::Restart { .. }));
         report.ends.push(ScriptEnd { name: name.clone(), script, version, end, parked, again });
-        if self.config.strategy == Strategy::All && !sibling && decision != Decision::Leave {
+        if self.config.strategy == Strategy::All && !sibling && !trial && decision != Decision::Leave {
             self.end_siblings(key, &name, report);
         }
     }

@@ -12,7 +12,7 @@
 
 use crate::scheduler::ScriptKey;
 use crate::script::{Boot, Bounded, BuildOrder, ScriptParts, ScriptState, call_bounded};
-use crate::supervision::End;
+use crate::supervision::{End, Restarts};
 use crate::world::{CpuClock, World};
 use aether_scripting::instance::InstanceError;
 use aether_scripting::manifest::ScriptManifest;
@@ -22,7 +22,7 @@ use aether_scripting::{
 };
 use aether_types::{InstanceId, ScriptId, Version};
 use serde::Serialize;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// Swaps in one tick at most; the clock is looked at too.
@@ -58,6 +58,8 @@ pub struct ReloadEvidence {
     pub fuel: f32,
     /// How many scripts.
     pub scripts: u32,
+    /// Scripts that have not finished a single call of the new version.
+    pub hung: u32,
 }
 
 /// Fuel of a turn that nobody has to justify: a few microseconds.
@@ -71,6 +73,9 @@ impl ReloadRule {
                 "{} ends within {} ticks after the swap, {} before it",
                 seen.ends, self.watch_ticks, seen.ends_before
             ));
+        }
+        if seen.hung > 0 {
+            return Some(format!("{} scripts did not finish a call within {} ticks after the swap", seen.hung, self.watch_ticks));
         }
         let allowed = seen.fuel_before * self.slower_max + FUEL_FREE * seen.scripts as f32;
         (seen.fuel > allowed).then(|| {
@@ -128,6 +133,10 @@ struct Retired {
     instance: Option<ScriptInstance>,
     /// What it had not done yet.
     boot: Option<Boot>,
+    /// The new version's ends are not held against it.
+    restarts: Restarts,
+    /// Whether the new version has finished a call.
+    completed: bool,
 }
 
 /// A reload in progress.
@@ -135,6 +144,8 @@ pub(crate) struct Reload {
     order: ReloadOrder,
     phase: ReloadPhase,
     pending: VecDeque<ScriptKey>,
+    /// Those that an instance is built for beforehand.
+    ordered: HashSet<ScriptKey>,
     fresh: HashMap<ScriptKey, ScriptInstance>,
     retired: Vec<Retired>,
     seen: ReloadEvidence,
@@ -254,14 +265,17 @@ impl World {
         }
         let keys = self.keys_of(order.script);
         let since = self.tick.0.saturating_sub(u64::from(order.rule.watch_ticks));
+        let serving = keys.first().and_then(|key| self.slot(*key)).map(|slot| slot.parts.version);
+        let usual = |(tick, script, version): &&(u64, ScriptId, Version)| {
+            *tick >= since && *script == order.script && Some(*version) == serving
+        };
         let seen = ReloadEvidence {
-            ends_before: self.recent_ends.iter().filter(|(tick, script)| *tick >= since && *script == order.script).count()
-                as u32,
+            ends_before: self.recent_ends.iter().filter(usual).count() as u32,
             fuel_before: keys.iter().map(|key| self.scheduler.fuel_per_turn(*key)).sum(),
             scripts: keys.len() as u32,
             ..ReloadEvidence::default()
         };
-        let orders = keys
+        let orders: Vec<_> = keys
             .iter()
             .filter(|key| {
                 let restarts = self.slot(**key).is_some_and(|slot| slot.state == ScriptState::Restarting);
@@ -278,7 +292,9 @@ impl World {
             .collect();
         let pending: VecDeque<_> = keys.into();
         let phase = ReloadPhase::Swapping { left: pending.len() };
-        self.reload = Some(Box::new(Reload { order, phase, pending, fresh: HashMap::new(), retired: Vec::new(), seen, age: 0 }));
+        let ordered = orders.iter().map(|order| order.key).collect();
+        let (fresh, retired) = (HashMap::new(), Vec::new());
+        self.reload = Some(Box::new(Reload { order, phase, pending, ordered, fresh, retired, seen, age: 0 }));
         Ok(orders)
     }
 
@@ -307,6 +323,13 @@ impl World {
         self.reload.as_ref().is_some_and(|reload| !matches!(reload.phase, ReloadPhase::RolledBack { .. }))
     }
 
+    /// Whether a script runs a version that is being tried out.
+    pub(crate) fn is_trial(&self, key: ScriptKey, version: Version) -> bool {
+        let script = self.slot(key).map(|slot| slot.parts.manifest.name);
+        let trial = |reload: &Reload| Some(reload.order.script) == script && reload.order.version == version;
+        self.is_reloading() && self.reload.as_deref().is_some_and(trial)
+    }
+
     /// How far the reload is; `None`: there is none.
     pub fn reload_phase(&self) -> Option<(ScriptId, Version, &ReloadPhase)> {
         self.reload.as_ref().map(|reload| (reload.order.script, reload.order.version, &reload.phase))
@@ -321,7 +344,7 @@ impl World {
         if self.recent_ends.len() >= RECENT_ENDS_MAX {
             self.recent_ends.pop_front();
         }
-        self.recent_ends.push_back((tick, script));
+        self.recent_ends.push_back((tick, script, version));
         if let Some(reload) = self.reload.as_mut().filter(|r| r.order.script == script && r.order.version == version) {
             reload.seen.ends += 1;
         }
@@ -353,8 +376,19 @@ impl World {
                 };
             }
             ReloadPhase::Watching { ticks_left } => {
-                let fuel = reload.retired.iter().map(|old| self.scheduler.fuel_per_turn(old.key)).sum();
-                reload.seen.fuel = fuel;
+                for old in &mut reload.retired {
+                    let hot = &mut self.hot[old.key.0 as usize];
+                    // Nothing to be asked of one that does not run.
+                    let between_calls = hot.instance.as_ref().is_none_or(|instance| !instance.is_paused());
+                    old.completed |= between_calls || std::mem::take(&mut hot.completed);
+                }
+                // The first turns after a swap do what was left undone: what they take says little.
+                if ticks_left <= reload.order.rule.watch_ticks / 3 {
+                    reload.seen.fuel = reload.retired.iter().map(|old| self.scheduler.fuel_per_turn(old.key)).sum();
+                }
+                if ticks_left <= 1 {
+                    reload.seen.hung = reload.retired.iter().filter(|old| !old.completed).count() as u32;
+                }
                 if let Some(reason) = reload.order.rule.verdict(&reload.seen) {
                     return self.rollback_reload(reason);
                 }
@@ -368,13 +402,13 @@ impl World {
     }
 
     fn swap_next(&mut self) -> Swap {
-        let fuel = self.config.save_fuel;
         let Some(reload) = &mut self.reload else { return Swap::Wait };
+        let fuel = self.config.save_fuel.max(reload.order.manifest.limits.fuel);
         let Some(key) = reload.pending.front().copied() else { return Swap::Wait };
         let cut_off = reload.age > reload.order.rule.drain_ticks;
         let hot = &mut self.hot[key.0 as usize];
         let runs = hot.instance.is_some();
-        if runs && !reload.fresh.contains_key(&key) {
+        if runs && reload.ordered.contains(&key) && !reload.fresh.contains_key(&key) {
             if cut_off {
                 return Swap::Failed("its instances were not built in time".to_owned());
             }
@@ -406,32 +440,50 @@ impl World {
         let state = if slot.state == ScriptState::Draining { ScriptState::Running } else { slot.state.clone() };
         let (saved, id) = (slot.saved.clone(), slot.spec.instance);
         let (old_parts, old_spec) = (slot.parts.clone(), slot.spec.clone());
-        let boot = if self.hot[key.0 as usize].boot.is_some() { Some(slot.boot()) } else { None };
+        let restarts = slot.restarts.clone();
+        let boot = self.hot[key.0 as usize].boot.take().map(|boot| *boot);
+        let booted = boot.as_ref().is_none_or(|boot| boot.first.is_none());
         let fresh = self.reload.as_mut().and_then(|reload| {
             reload.pending.pop_front();
             reload.fresh.remove(&key)
         });
         self.hot[key.0 as usize].draining = false;
         let mut instance = fresh;
-        if let Some(instance) = instance.as_mut().filter(|_| runs && boot.is_none())
+        self.replace_parts(key, parts);
+        if let Some(instance) = instance.as_mut().filter(|_| runs && booted)
             && let Err(reason) = carry_over(instance, id, &mut self.context, saved.as_ref(), fuel)
         {
+            self.replace_parts(key, old_parts);
+            self.hot[key.0 as usize].boot = boot.map(Box::new);
             if let Some(slot) = self.slot_mut(key) {
-                slot.state = state;
+                (slot.spec, slot.state) = (old_spec, state);
             }
             return Swap::Failed(reason);
         }
+        // One that was resumed since the reload began: it is built when it is wanted.
+        let late = runs && instance.is_none();
         let hot = &mut self.hot[key.0 as usize];
+        (hot.boot, hot.completed) = (boot.clone().map(Box::new), false);
         // Built for one that was being restarted, and still is: what is built next is the new version.
         let (old, spare) = if runs { (std::mem::replace(&mut hot.instance, instance), None) } else { (None, instance) };
         self.scheduler.forget_pause(key);
-        let retired = Retired { key, parts: old_parts, spec: old_spec, state: state.clone(), saved, instance: old, boot };
+        let retired = Retired {
+            key,
+            parts: old_parts,
+            spec: old_spec,
+            state: state.clone(),
+            saved,
+            instance: old,
+            boot,
+            restarts,
+            completed: false,
+        };
         self.discarded.extend(spare);
         if let Some(reload) = &mut self.reload {
             reload.retired.push(retired);
         }
-        self.replace_parts(key, parts);
         match state {
+            _ if late => self.want(key),
             // A new version is another chance.
             ScriptState::Parked { .. } => self.resume_now(key),
             ScriptState::Restarting => {
@@ -464,13 +516,15 @@ impl World {
         self.discarded.extend(std::mem::take(&mut reload.fresh).into_values());
         let script = reload.order.script;
         for old in retired.into_iter().rev() {
-            let Retired { key, parts, spec, state, saved, instance, boot } = old;
+            let Retired { key, parts, spec, state, saved, instance, boot, restarts, .. } = old;
             self.discarded.extend(self.hot[key.0 as usize].instance.take());
             self.replace_parts(key, parts);
             self.scheduler.forget_pause(key);
             self.resting.retain(|(_, other)| *other != key);
             let Some(slot) = self.slot_mut(key) else { continue };
-            (slot.spec, slot.saved, slot.suspect) = (spec, saved, None);
+            (slot.spec, slot.saved, slot.suspect, slot.restarts) = (spec, saved, None, restarts);
+            self.overload.forget(key);
+            let Some(slot) = self.slot_mut(key) else { continue };
             match instance {
                 Some(instance) => {
                     slot.state = ScriptState::Running;
@@ -514,7 +568,7 @@ mod tests {
     #[test]
     fn a_version_that_ends_more_often_or_takes_much_more_fuel_must_go() {
         let rule = ReloadRule::default();
-        let fine = ReloadEvidence { ends_before: 2, ends: 2, fuel_before: 1e6, fuel: 2.9e6, scripts: 10 };
+        let fine = ReloadEvidence { ends_before: 2, ends: 2, fuel_before: 1e6, fuel: 2.9e6, scripts: 10, hung: 0 };
         assert_eq!(rule.verdict(&fine), None);
         assert!(
             rule.verdict(&ReloadEvidence { ends: 3, ..fine }).is_some_and(|reason| reason.contains("3 ends within 60 ticks"))

@@ -228,12 +228,15 @@ pub(crate) struct Hot {
     pub boot: Option<Box<Boot>>,
     /// It finishes the call that it is in, and takes nothing new.
     pub draining: bool,
+    /// It has finished a call since somebody last wanted to know.
+    pub completed: bool,
     pub fuel: u64,
     pub turns: u32,
     pub pauses: u32,
 }
 
 /// What a fresh instance does before anything else.
+#[derive(Debug, Clone)]
 pub(crate) struct Boot {
     pub first: Option<Call>,
     pub again: Option<Call>,

@@ -15,7 +15,7 @@ use aether_scripting::{
     ActionLimiter, ActionRates, ApiError, Call, Counters, Host, HostStats, LogLine, MeteringOutcome, Reply, ScriptInstance,
     WorldContext, WorldMemory,
 };
-use aether_types::{Digest, InstanceId, ScriptId, Tick, WorldId};
+use aether_types::{Digest, InstanceId, ScriptId, Tick, Version, WorldId};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -136,8 +136,8 @@ pub struct World {
     pub(crate) discarded: Vec<ScriptInstance>,
     pub(crate) escalated: Option<End>,
     pub(crate) reload: Option<Box<Reload>>,
-    /// Tick and script of ends, the newest last.
-    pub(crate) recent_ends: VecDeque<(u64, ScriptId)>,
+    /// Tick, script and version of ends, the newest last.
+    pub(crate) recent_ends: VecDeque<(u64, ScriptId, Version)>,
 }
 
 /// CPU time of the thread that ticks. A function, so that a test can give any.
@@ -353,7 +353,8 @@ impl World {
                     }
                     None => break MeteringOutcome::Completed,
                 };
-                instance.run(&mut self.context, call, turn.fuel.saturating_sub(used).max(1))
+                // Each call has the fuel of a call: who gets several messages in a turn is not to be stopped for it.
+                instance.run(&mut self.context, call, turn.fuel)
             };
             used += step.fuel;
             let mut polls = 0;
@@ -383,6 +384,7 @@ impl World {
                 failed = step.failed;
                 break step.outcome;
             }
+            hot.completed = true;
             if std::mem::take(&mut retries)
                 && let Some(slot) = &mut self.slots[turn.key.0 as usize]
             {

@@ -12,6 +12,7 @@ use crate::events::{EventLog, NodeEvent};
 use crate::node::NodeError;
 use aether_engine::PrefabSet;
 use aether_scripting::compile;
+use aether_scripting::limits;
 use aether_scripting::manifest::{ManifestError, ScriptManifest};
 use aether_scripting::server_runtime::RuntimeError;
 use aether_scripting::{AotTarget, ScriptId, ScriptModule, ServerRuntime, Version};
@@ -138,6 +139,14 @@ pub(crate) struct Candidate {
     pub digest: Digest,
 }
 
+/// A folder that was read.
+struct Folder {
+    /// The script in it, as far as its manifest says.
+    script: Option<ScriptId>,
+    /// Why its file is refused.
+    refused: Option<Arc<RegistryError>>,
+}
+
 /// See the file.
 pub(crate) struct Registry {
     base: PathBuf,
@@ -148,7 +157,9 @@ pub(crate) struct Registry {
     /// What worlds run. Read on the way of every world that starts.
     active: DashMap<ScriptId, LoadedScript>,
     /// Folders that were read, and which script is in each. Held while one is read: whoever wants the same waits for it.
-    folders: Mutex<HashMap<PathBuf, Result<ScriptId, Arc<RegistryError>>>>,
+    folders: Mutex<HashMap<PathBuf, Folder>>,
+    /// Sources that folders hold: while a file is there, its version is known to be an old one.
+    adopted: Mutex<HashSet<(ScriptId, Digest)>>,
     prefabs: Mutex<HashMap<PathBuf, Arc<PrefabSet>>>,
 }
 
@@ -158,6 +169,11 @@ fn read(path: &Path) -> Result<Vec<u8>, NodeError> {
 
 fn read_text(path: &Path) -> Result<String, NodeError> {
     std::fs::read_to_string(path).map_err(|source| NodeError::Read { path: path.to_owned(), source })
+}
+
+/// The name in a manifest, whatever else is wrong with it.
+fn name_in(text: &str) -> Option<ScriptId> {
+    ScriptId::new(toml::from_str::<toml::Table>(text).ok()?.get("name")?.as_str()?).ok()
 }
 
 impl Registry {
@@ -176,6 +192,7 @@ impl Registry {
             events,
             active: DashMap::new(),
             folders: Mutex::default(),
+            adopted: Mutex::default(),
             prefabs: Mutex::default(),
         }
     }
@@ -202,26 +219,29 @@ impl Registry {
     /// The version of a folder's script that worlds run.
     pub fn script(&self, spec: &WorldSpec, script: &ScriptSpec) -> Result<LoadedScript, NodeError> {
         let folder = self.folder(spec, script);
-        let refused = |source: Arc<RegistryError>| NodeError::Script { path: folder.clone(), source };
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = match folders.get(&folder) {
-            Some(read) => read.clone().map_err(refused)?,
-            None => {
-                let text = read_text(&folder.join("script.toml"))?;
-                let wasm = read(&folder.join(format!("{}.wasm", script.script)))?;
-                let id = self.adopt(&text, &wasm).map_err(Arc::new);
-                folders.insert(folder.clone(), id.clone());
-                id.map_err(refused)?
-            }
-        };
-        drop(folders);
-        self.active(id).ok_or_else(|| NodeError::Panic(format!("{id} is not active")))
+        if !folders.contains_key(&folder) {
+            let text = read_text(&folder.join("script.toml"))?;
+            let wasm = read(&folder.join(format!("{}.wasm", script.script)))?;
+            let read = match self.adopt(&text, &wasm) {
+                Ok(script) => Folder { script: Some(script), refused: None },
+                Err(error) => Folder { script: name_in(&text), refused: Some(Arc::new(error)) },
+            };
+            folders.insert(folder.clone(), read);
+        }
+        let Folder { script, refused } = &folders[&folder];
+        // A version may have been published since its file was refused.
+        match (script.and_then(|script| self.active(script)), refused) {
+            (Some(active), _) => Ok(active),
+            (None, Some(source)) => Err(NodeError::Script { path: folder.clone(), source: Arc::clone(source) }),
+            (None, None) => Err(NodeError::Panic(format!("{} has no active version", folder.display()))),
+        }
     }
 
     /// The scripts that a world's file names, as far as they could be read.
     pub fn scripts_of(&self, spec: &WorldSpec) -> HashSet<ScriptId> {
         let folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = |script| folders.get(&self.folder(spec, script))?.as_ref().ok().copied();
+        let id = |script| folders.get(&self.folder(spec, script))?.script;
         spec.script.iter().filter_map(id).collect()
     }
 
@@ -238,6 +258,7 @@ impl Registry {
             Err(error) => return self.adopt_nothing(text, error),
         };
         let script = candidate.manifest.name;
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner).insert((script, candidate.digest));
         let versions = self.store.versions()?;
         let known = versions.iter().find(|row| row.script == script && row.source == candidate.digest && row.manifest == text);
         let active = self.store.active()?.into_iter().find(|(id, _)| *id == script).map(|(_, version)| version);
@@ -264,7 +285,7 @@ impl Registry {
 
     /// The file is no good: what served before goes on serving, if anything did.
     fn adopt_nothing(&self, text: &str, error: RegistryError) -> Result<ScriptId, RegistryError> {
-        let name = toml::from_str::<toml::Table>(text).ok().and_then(|table| ScriptId::new(table.get("name")?.as_str()?).ok());
+        let name = name_in(text);
         let active = self.store.active()?;
         let Some((script, version)) = active.into_iter().find(|(id, _)| Some(*id) == name) else { return Err(error) };
         let Some(row) = self.store.versions()?.into_iter().find(|row| row.script == script && row.version == version) else {
@@ -281,6 +302,13 @@ impl Registry {
     pub fn check(&self, text: &str, wasm: &[u8]) -> Result<Candidate, RegistryError> {
         let manifest = ScriptManifest::parse_with(text, self.server.default_fuel, self.server.default_memory_mb)?;
         let wasm = compile::to_binary(wasm)?;
+        // What every instance would be refused for is the author's to know now.
+        let policy = manifest.policy();
+        let info = limits::inspect(&wasm, &self.runtime.config().module_limits, &policy.syscall_policy)?;
+        if info.initial_memory_bytes > manifest.limits.memory_mb << 20 {
+            let initial_mb = info.initial_memory_bytes.div_ceil(1 << 20);
+            return Err(limits::ModuleError::Memory { initial_mb, cap_mb: manifest.limits.memory_mb }.into());
+        }
         self.runtime.compile_for(&wasm, AotTarget::host(), manifest.limits.memory_mb)?;
         let digest = Digest::of(&wasm);
         Ok(Candidate { manifest, text: text.to_owned(), wasm, digest })
@@ -372,12 +400,13 @@ impl Registry {
         let mut rows = self.store.versions()?;
         let mut kept: HashMap<ScriptId, usize> = HashMap::new();
         rows.sort_by_key(|row| (row.script, std::cmp::Reverse(row.version)));
-        let (mut gone, mut sources) = (0, HashSet::new());
+        let (mut gone, mut sources, active) = (0, HashSet::new(), self.store.active()?);
+        let adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for row in rows {
-            let active = self.store.active()?.contains(&(row.script, row.version));
+            let fixed = row.pinned || active.contains(&(row.script, row.version)) || adopted.contains(&(row.script, row.source));
             let count = kept.entry(row.script).or_default();
-            if active || row.pinned || *count < VERSIONS_KEPT {
-                *count += usize::from(!active && !row.pinned);
+            if fixed || *count < VERSIONS_KEPT {
+                *count += usize::from(!fixed);
                 sources.insert(row.source);
             } else {
                 self.forget(row.script, row.version);

@@ -69,6 +69,8 @@ pub struct PlannedWorld {
 
 /// A world answers at its next tick; a rehearsal takes milliseconds at most.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// Worlds that ended say nothing: they are looked at this often.
+const LOOK: Duration = Duration::from_millis(200);
 /// Beyond the ticks that a reload takes.
 const SLACK: Duration = Duration::from_secs(20);
 
@@ -180,11 +182,17 @@ fn changes(old: &aether_scripting::ScriptManifest, new: &aether_scripting::Scrip
         }
         fields
     };
-    let (old, new): (HashMap<_, _>, Vec<_>) = (flat(old).into_iter().collect(), flat(new));
-    new.into_iter()
-        .filter(|(field, value)| old.get(field) != Some(value))
-        .map(|(field, value)| format!("{field}: {} becomes {value}", old.get(&field).map_or("unset", String::as_str)))
-        .collect()
+    let (mut old, new): (HashMap<_, _>, Vec<_>) = (flat(old).into_iter().collect(), flat(new));
+    let mut changes = Vec::new();
+    for (field, value) in new {
+        match old.remove(&field) {
+            Some(before) if before == value => {}
+            before => changes.push(format!("{field}: {} becomes {value}", before.as_deref().unwrap_or("unset"))),
+        }
+    }
+    changes.extend(old.into_iter().map(|(field, before)| format!("{field}: {before} becomes unset")));
+    changes.sort();
+    changes
 }
 
 fn flatten(at: &str, value: &toml::Value, fields: &mut Vec<(String, String)>) {
@@ -223,6 +231,7 @@ pub(crate) async fn run(services: &Arc<Services>, script: ScriptId, loaded: Load
                 return Err(error);
             }
             end(&worlds, script, version, None).await;
+            catch_up(services, script, version, &worlds);
             tell(format!("version {version} serves in {} worlds", worlds.len()));
             let swap_ms = swap_ms.unwrap_or(begun.elapsed()).as_millis() as u64;
             Ok(ReloadReport { script, from, to: version, worlds: worlds.len(), swap_ms })
@@ -235,19 +244,49 @@ pub(crate) async fn run(services: &Arc<Services>, script: ScriptId, loaded: Load
     }
 }
 
+/// Worlds that began to tick while the version was tried out in the others, and those that had no version of the script at all, read
+/// themselves again.
+fn catch_up(services: &Services, script: ScriptId, version: Version, done: &[(String, Arc<Mailbox>)]) {
+    for (name, mailbox) in worlds_of(services, script).0 {
+        let late = !done.iter().any(|(other, _)| *other == name);
+        let lacks = mailbox.status().scripts.iter().any(|status| status.script == script && status.version == Version(0));
+        if let Some(actor) = mailbox.actor().filter(|_| late || lacks) {
+            tracing::info!(world = name, %script, %version, "reads itself again for the new version");
+            let _ = actor.cast(WorldMessage::Reread);
+        }
+    }
+}
+
 /// Swap everywhere and watch. Gives when the last world had swapped.
 async fn swap(services: &Services, worlds: &[(String, Arc<Mailbox>)], order: &ReloadOrder) -> Result<Option<Duration>, String> {
     let begun = Instant::now();
     // Bounded by the number of phases of the worlds.
     let (send, mut phases) = mpsc::unbounded_channel();
-    for (name, mailbox) in worlds {
-        let actor = mailbox.actor().ok_or_else(|| format!("world {name} ended"))?;
-        let _ = actor.cast(WorldMessage::ReloadListener(send.clone()));
-        let begun = ask(mailbox, |reply| Control::BeginReload { order: Box::new(order.clone()), reply }).await;
-        let orders = begun.and_then(|begun| begun).map_err(|error| format!("world {name}: {error}"))?;
-        let _ = actor.cast(WorldMessage::BuildReload(order.version, orders));
-    }
+    let lives: Vec<_> = worlds.iter().map(|(_, mailbox)| mailbox.life()).collect();
+    let asked: Vec<_> = worlds
+        .iter()
+        .map(|(name, mailbox)| {
+            let (name, mailbox, order, send) = (name.clone(), Arc::clone(mailbox), order.clone(), send.clone());
+            tokio::spawn(async move {
+                let actor = mailbox.actor().ok_or_else(|| format!("world {name} ended"))?;
+                let _ = actor.cast(WorldMessage::ReloadListener(send));
+                let version = order.version;
+                let begun = ask(&mailbox, |reply| Control::BeginReload { order: Box::new(order), reply }).await;
+                let orders = begun.and_then(|begun| begun).map_err(|error| format!("world {name}: {error}"))?;
+                let _ = actor.cast(WorldMessage::BuildReload(version, orders));
+                Ok::<_, String>(())
+            })
+        })
+        .collect();
     drop(send);
+    for asked in asked {
+        asked.await.unwrap_or_else(|error| Err(error.to_string()))?;
+    }
+    // One that ended, whatever it had said before, runs the old version when it is back.
+    let ended = || {
+        let gone = worlds.iter().zip(&lives).find(|((_, mailbox), life)| mailbox.life() != **life);
+        gone.map_or(Ok(()), |((name, _), _)| Err(format!("world {name} ended")))
+    };
     let slowest = worlds
         .iter()
         .filter_map(|(name, _)| services.config.world.iter().find(|spec| spec.names().contains(name)))
@@ -259,10 +298,15 @@ async fn swap(services: &Services, worlds: &[(String, Arc<Mailbox>)], order: &Re
     let mut far: HashMap<&str, ReloadPhase> = HashMap::new();
     loop {
         let held = |(name, _): &(String, Arc<Mailbox>)| far.get(name.as_str()) == Some(&ReloadPhase::Held);
+        ended()?;
         if worlds.iter().all(held) {
             return Ok(swapped);
         }
-        let next = tokio::time::timeout_at(deadline, phases.recv()).await;
+        let look = deadline.min(tokio::time::Instant::now() + LOOK);
+        let next = tokio::time::timeout_at(look, phases.recv()).await;
+        if next.is_err() && tokio::time::Instant::now() < deadline {
+            continue;
+        }
         let Ok(Some((world, version, phase))) = next else {
             let late: Vec<_> = worlds.iter().filter(|world| !held(world)).map(|(name, _)| name.as_str()).collect();
             return Err(format!("world {} did not say that it is done in time", late.join(", ")));

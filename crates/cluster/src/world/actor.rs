@@ -44,6 +44,8 @@ pub(crate) enum WorldMessage {
     Slept(Box<HostedWorld>, Result<u64, String>),
     /// Somebody needs it.
     Wake,
+    /// A version has become active that it does not run: read it again.
+    Reread,
     /// Leave the tick threads and wait; `None`: it does not tick.
     Freeze(oneshot::Sender<bool>),
     /// From the tick threads, after `Freeze`.
@@ -85,6 +87,8 @@ pub(crate) struct WorldActorState {
     /// Of a world that sleeps.
     asleep: Option<Claim>,
     listener: Option<mpsc::UnboundedSender<(String, Version, ReloadPhase)>>,
+    /// It is to wake at once when it has fallen asleep.
+    reread: bool,
 }
 
 impl Actor for WorldActor {
@@ -106,6 +110,7 @@ impl Actor for WorldActor {
             frozen: None,
             asleep: None,
             listener: None,
+            reread: false,
             arguments,
         };
         state.read(&myself, state.arguments.from.clone());
@@ -162,7 +167,7 @@ impl Actor for WorldActor {
                     state.asleep = Some(world.claim());
                     state.scripts.drain().for_each(|(_, actor)| actor.stop(None));
                     tokio::task::spawn_blocking(move || drop(world));
-                    if !state.arguments.mailbox.sleep() {
+                    if std::mem::take(&mut state.reread) || !state.arguments.mailbox.sleep() {
                         state.wake(&myself);
                     }
                 }
@@ -174,6 +179,13 @@ impl Actor for WorldActor {
                 }
             },
             WorldMessage::Wake => state.wake(&myself),
+            WorldMessage::Reread => {
+                // One that sleeps or is being read will see the version by itself.
+                if state.asleep.is_none() && state.starting.is_none() {
+                    state.reread = true;
+                    state.arguments.mailbox.control(Control::Doze);
+                }
+            }
             WorldMessage::Freeze(reply) => {
                 if state.asleep.is_some() {
                     let _ = reply.send(false);
@@ -206,8 +218,18 @@ impl Actor for WorldActor {
                     myself.stop(None);
                     return Ok(());
                 };
-                let saved = state.arguments.services.blocking(move || finish(world)).await;
-                let _ = reply.send(saved.unwrap_or_else(|panic| Err(format!("panic: {panic}"))));
+                let finished = state.arguments.services.blocking(move || finish(world)).await;
+                let saved = match finished.unwrap_or_else(|panic| Err(format!("panic: {panic}"))) {
+                    Ok((mut world, durable)) => {
+                        let saved = durable.await.unwrap_or_else(|_| Err("the store is gone".to_owned()));
+                        // What `on_stop` sent to players. Worlds stop too: calls between them reach nobody any more.
+                        world.settle(&state.arguments.services.router);
+                        tokio::task::spawn_blocking(move || drop(world));
+                        saved.map(|_| ())
+                    }
+                    Err(error) => Err(error),
+                };
+                let _ = reply.send(saved);
                 myself.stop(None);
             }
         }
@@ -352,9 +374,12 @@ fn save_to_sleep(myself: &ActorRef<WorldMessage>, mut world: Box<HostedWorld>) {
     });
 }
 
-fn finish(mut world: Box<HostedWorld>) -> Result<(), String> {
+/// A world that has stopped, and when it is durable.
+type Finished = (Box<HostedWorld>, oneshot::Receiver<Result<u64, String>>);
+
+fn finish(mut world: Box<HostedWorld>) -> Result<Finished, String> {
     match world.failure() {
         Some(error) => Err(error.to_string()),
-        None => world.stop(),
+        None => world.stop().map(|durable| (world, durable)),
     }
 }

@@ -90,11 +90,14 @@ impl HostedWorld {
     /// `now_ns`: of the ticker's clock.
     pub fn new(world: World, claim: Claim, place: Place, pace: Pace, now_ns: u64) -> HostedWorld {
         let durable = Durable::new(claim.commit_seq);
+        // What waits came out of a checkpoint and may be done in the first tick: one without it goes with that commit, or a crash would
+        // bring it again.
+        let first_checkpoint_ns = if world.host_stats().waiting > 0 { 0 } else { pace.checkpoint_ns };
         HostedWorld {
             id: world.config().id.clone(),
             clock_base_ns: world.now_ns().wrapping_sub(now_ns),
             world,
-            next_checkpoint_ns: pace.pacer.next_ns() + pace.checkpoint_ns,
+            next_checkpoint_ns: pace.pacer.next_ns() + first_checkpoint_ns,
             next_status_ns: 0,
             pacer: pace.pacer,
             place,
@@ -249,6 +252,12 @@ impl HostedWorld {
                 answer(reply, ());
             }
             Control::SetAside { reply } => answer(reply, self.world.set_aside().cloned().collect()),
+            Control::Doze => {
+                let actor = self.place.actor.clone();
+                return Ok(Some(Round::Leave(Box::new(move |world| {
+                    let _ = actor.cast(WorldMessage::Idle(world));
+                }))));
+            }
             Control::Yield { reply } => {
                 return Ok(Some(Round::Leave(Box::new(move |world| answer(reply, world)))));
             }
@@ -428,8 +437,8 @@ impl HostedWorld {
         self.release(router);
     }
 
-    /// What came in last, `on_stop` for every script, then a last checkpoint.
-    pub fn stop(&mut self) -> Result<(), String> {
+    /// What came in last, `on_stop` for every script, then a last checkpoint; gives a channel that says when that is durable.
+    pub fn stop(&mut self) -> Result<oneshot::Receiver<Result<u64, String>>, String> {
         self.take_inbound();
         // What was to be tried out is not kept.
         self.world.rollback_reload("the world stops".to_owned());
@@ -445,8 +454,11 @@ impl HostedWorld {
         }
         let checkpoint = checkpoint::seal(&checkpoint).map_err(|error| format!("could not make a checkpoint: {error}"))?;
         self.commit(output.writes, Some(checkpoint), None).map_err(|error| error.to_string())?;
+        self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
+        let (send, receive) = oneshot::channel();
+        self.durable.when(self.claim.commit_seq, Box::new(move |result| answer(send, result)));
         self.publish(WorldState::Stopped);
-        Ok(())
+        Ok(receive)
     }
 
     /// It could not be put to sleep: it goes on, and is not idle for as long again.

@@ -56,6 +56,8 @@ pub(crate) enum Control {
     EndReload { script: ScriptId, version: Version, rollback: Option<String>, reply: oneshot::Sender<()> },
     /// Messages that ended their script twice.
     SetAside { reply: oneshot::Sender<Vec<SetAside>> },
+    /// Fall asleep.
+    Doze,
     /// Leave the tick threads.
     Yield { reply: oneshot::Sender<Box<HostedWorld>> },
 }
@@ -168,6 +170,10 @@ impl Mailbox {
         let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
         self.closed.store(true, Ordering::Release);
         control.clear();
+    }
+
+    pub fn life(&self) -> u64 {
+        self.life.load(Ordering::Acquire)
     }
 
     pub fn is_life(&self, life: u64) -> bool {
