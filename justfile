@@ -11,6 +11,10 @@ run *ARGS:
 test:
     cargo test --workspace
 
+# 200 rounds of kill -9 of the program itself, 200 bad versions; AETHER_SEED=N repeats a run's random numbers.
+long:
+    AETHER_LONG=1 cargo test --release --workspace --test all -- --nocapture survive:: bad_versions
+
 # Warnings are errors.
 lint:
     cargo clippy --workspace --all-targets -- -D warnings

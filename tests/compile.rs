@@ -212,7 +212,9 @@ fn processes_that_share_a_cache_from_its_first_moment_all_succeed_and_leave_it_w
     let dir = tempfile::tempdir().unwrap();
     let common: Vec<_> = (0..4).map(|number| (number, large(number))).collect();
     let own: Vec<_> = (0..PROCESSES).map(|process| (10 + process, module(10 + process, ""))).collect();
-    let file = |own: &(u32, Vec<u8>)| cluster_file(dir.path(), &format!("p{}", own.0), &[&common[..], std::slice::from_ref(own)].concat());
+    let file = |own: &(u32, Vec<u8>)| {
+        cluster_file(dir.path(), &format!("p{}", own.0), &[&common[..], std::slice::from_ref(own)].concat())
+    };
     let files: Vec<_> = own.iter().map(file).collect();
     // All at once: they make the directory and its key, and compile the same modules in the same order.
     let processes: Vec<_> = files.iter().map(|file| Process::start(file)).collect();

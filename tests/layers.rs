@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Crates and how high they stand. Each may depend on lower ones only.
-const LAYERS: [(&str, u32); 7] = [
+const LAYERS: [(&str, u32); 8] = [
     ("aether-types", 0),
     ("aether-scripting", 1),
     ("aether-engine", 2),
     ("aether-store", 2),
     ("aether-world-runtime", 2),
     ("aether-cluster", 3),
-    ("aether", 4),
+    ("aether-admin", 4),
+    ("aether", 5),
 ];
 
 fn layer(name: &str) -> Option<u32> {

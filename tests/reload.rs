@@ -276,7 +276,7 @@ fn bad(kind: u64, script: &str, random: &mut Random) -> (Source, &'static str) {
                 0 => [&whole[..8], &[255, 100], &(0..100).map(|_| random.below(256) as u8).collect::<Vec<_>>()].concat(),
                 1 => whole[..whole.len() - 3].to_vec(),
                 2 => (0..100).map(|_| 128 + random.below(128) as u8).collect(),
-                _ => good.text()[..200].as_bytes().to_vec(),
+                _ => good.text().as_bytes()[..200].to_vec(),
             };
             (Source { wasm, ..made(either, good) }, "not a valid module")
         }

@@ -192,7 +192,9 @@ fn goes_on(node: &Node, world: &str, script: &str, ticks: u32) {
 /// How a script ended, each time, and whether it was parked.
 fn ends(node: &Node, world: &str, script: &str) -> Vec<(String, bool)> {
     let end = |event: NodeEvent| match event {
-        NodeEvent::ScriptEnded { world: of, script: who, cause, parked, .. } if of == world && who == script => Some((cause, parked)),
+        NodeEvent::ScriptEnded { world: of, script: who, cause, parked, .. } if of == world && who == script => {
+            Some((cause, parked))
+        }
         _ => None,
     };
     node.events().since(0).0.into_iter().filter_map(end).collect()

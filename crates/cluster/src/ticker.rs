@@ -78,12 +78,17 @@ impl Ticker {
 
     /// End the threads. Worlds that were not asked to yield are dropped as they are.
     pub fn stop(&self) {
-        self.shared.stop.store(true, Ordering::Release);
+        {
+            // Under the lock: a thread that is about to wait must not miss it.
+            let _due = self.shared.due();
+            self.shared.stop.store(true, Ordering::Release);
+        }
         self.shared.wake.notify_all();
         for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = thread.join();
         }
-        self.shared.due().clear();
+        let left = std::mem::take(&mut *self.shared.due());
+        drop(left);
     }
 }
 
@@ -103,7 +108,14 @@ impl Shared {
     }
 
     fn push(&self, world: Box<HostedWorld>) {
-        self.due().push(Due { at_ns: Reverse(world.next_ns()), world });
+        let mut due = self.due();
+        // One that comes after the end would keep all that it holds for ever.
+        if self.stop.load(Ordering::Acquire) {
+            drop(due);
+            return drop(world);
+        }
+        due.push(Due { at_ns: Reverse(world.next_ns()), world });
+        drop(due);
         self.wake.notify_one();
     }
 

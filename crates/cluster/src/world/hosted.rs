@@ -141,10 +141,15 @@ impl HostedWorld {
         if let Some(error) = self.durable.failure() {
             return Round::End(end_of_store(&error));
         }
-        for control in self.place.mailbox.take_control() {
+        let mut asked = self.place.mailbox.take_control().into_iter();
+        while let Some(control) = asked.next() {
             match self.control(control, now_ns) {
                 Ok(None) => {}
-                Ok(Some(leave)) => return leave,
+                Ok(Some(leave)) => {
+                    // What was asked after it is for whoever comes next.
+                    asked.for_each(|control| self.place.mailbox.control(control));
+                    return leave;
+                }
                 Err(end) => return Round::End(end),
             }
         }

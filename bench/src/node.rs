@@ -1,0 +1,101 @@
+//! A node in this process: start and stop of worlds, waking one that sleeps, restarting one whose actor is killed.
+//!
+//! There is no bare limit beside these rows: the parts are printed so that they can be compared with what they are made of (a flushed
+//! write, ten instances).
+
+use crate::product::MOVER;
+use crate::quantile;
+use aether_cluster::{Inbound, Node, NodeConfig, WorldState};
+use aether_scripting::compile::Compiler;
+use aether_scripting::output::InboundCall;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const SCRIPTS: usize = 10;
+
+fn config(dir: &Path, worlds: usize, hibernate_seconds: f64) -> NodeConfig {
+    let script = dir.join("scripts/mover");
+    std::fs::create_dir_all(&script).unwrap();
+    std::fs::write(script.join("mover.wasm"), wat::parse_str(MOVER).unwrap()).unwrap();
+    std::fs::write(script.join("script.toml"), "name = \"mover\"\n[limits]\nmemory_mb = 1\n").unwrap();
+    let text = format!(
+        r#"
+        node = {{ name = "bench", data_dir = "data", instances_small = {}, instances_large = 1, tick_threads = 2 }}
+        server = {{ aot_cache_dir = "cache" }}
+        limits = {{ tick_hz = 10.0, hibernate_seconds = {hibernate_seconds:.1} }}
+        [[world]]
+        name = "world"
+        count = {worlds}
+        [[world.script]]
+        script = "mover"
+        count = {SCRIPTS}
+        "#,
+        worlds * SCRIPTS + 500
+    );
+    toml::from_str(&text).unwrap()
+}
+
+fn start(dir: &Path, config: &NodeConfig) -> Node {
+    Node::start(config, dir, Compiler::InProcess, |_| ()).unwrap()
+}
+
+/// Wait until a world is in a state; gives how long it took.
+fn until(node: &Node, world: &str, begun: Instant, wanted: impl Fn(&WorldState) -> bool) -> Duration {
+    let watch = node.watch(world).unwrap();
+    let deadline = begun + Duration::from_secs(60);
+    while !wanted(&watch.borrow().state) {
+        assert!(Instant::now() < deadline, "{world}: {:?}", watch.borrow().state);
+        std::hint::spin_loop();
+    }
+    begun.elapsed()
+}
+
+fn show(what: &str, mut times: Vec<f64>) {
+    let (p50, p99, max) = (quantile(&mut times, 0.5), quantile(&mut times, 0.99), quantile(&mut times, 1.0));
+    println!("| {what} | {p50:.2} | {p99:.2} | {max:.2} |");
+}
+
+pub(crate) fn run() {
+    let worlds = crate::number("WORLDS").unwrap_or(500) as usize;
+    let dir = tempfile::tempdir().unwrap();
+    let all = config(dir.path(), worlds, 0.0);
+    println!("\n## A node of {worlds} worlds of {SCRIPTS} scripts\n\n| | worlds/s |\n|---|---|");
+    // The first start compiles the script.
+    drop(start(dir.path(), &config(dir.path(), 1, 0.0)));
+    for what in ["first start", "start from checkpoints"] {
+        let begun = Instant::now();
+        let node = start(dir.path(), &all);
+        println!("| {what} | {:.0} |", worlds as f64 / begun.elapsed().as_secs_f64());
+        let begun = Instant::now();
+        let report = node.stop();
+        assert_eq!((report.saved, report.failed), (worlds, vec![]));
+        println!("| stop, every world saved and durable | {:.0} |", worlds as f64 / begun.elapsed().as_secs_f64());
+    }
+    println!("\n| one of 50 worlds, milliseconds | p50 | p99 | longest |\n|---|---|---|---|");
+    let node = start(dir.path(), &config(dir.path(), 50, 0.3));
+    let names: Vec<_> = (1..=50).map(|n| format!("world-{n}")).collect();
+    let mut wakes = Vec::new();
+    for round in 0..200 {
+        let name = &names[round % names.len()];
+        until(&node, name, Instant::now(), |state| *state == WorldState::Asleep);
+        let begun = Instant::now();
+        // The state is set a moment before the last of it has left memory.
+        let call =
+            InboundCall { world: None, from: 1, call: 0, script: "mover-1".into(), method: "hello".into(), payload: vec![] };
+        assert!(node.send(name, Inbound::Call(call)));
+        wakes.push(until(&node, name, begun, |state| *state == WorldState::Ticking).as_secs_f64() * 1e3);
+    }
+    show("from a message to a sleeping world until it ticks", wakes);
+    drop(node);
+    let node = start(dir.path(), &config(dir.path(), 50, 0.0));
+    let mut backs = Vec::new();
+    for name in &names {
+        let begun = Instant::now();
+        node.kill_world(name);
+        until(&node, name, begun, |state| *state != WorldState::Ticking);
+        let back = until(&node, name, begun, |state| *state == WorldState::Ticking);
+        backs.push(back.as_secs_f64() * 1e3);
+    }
+    show("from the death of a world's actor until it ticks again, from its checkpoint", backs);
+    drop(node);
+}
