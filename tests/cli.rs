@@ -160,3 +160,62 @@ fn run_boots_the_sample_worlds_saves_them_and_goes_on() {
     }
     assert!(data.is_dir() && cache.is_dir());
 }
+
+/// A program that runs beside the test and ends with it.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_operator_publishes_saves_and_goes_back_on_a_running_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, cache) = (dir.path().join("data"), dir.path().join("cache"));
+    let file = dir.path().join("node.toml");
+    let scripts = root().join("scripts");
+    let text = format!(
+        "[node]\ndata_dir = {data:?}\ninstances_small = 50\ninstances_large = 2\n[server]\naot_cache_dir = {cache:?}\n\
+         [[world]]\nname = \"yard\"\nscripts_dir = {scripts:?}\n[[world.script]]\nscript = \"greedy\"\ncount = 2\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let ask = |arguments: &[&str]| aether(&[arguments, &["--cluster", file.to_str().unwrap()]].concat(), &[]);
+    assert_refused(&ask(&["list"]), &["no node answers", "aether run"]);
+
+    let log = std::fs::File::create(dir.path().join("log")).unwrap();
+    let node = command().args(["run", "--plain"]).arg(&file).stdout(log).spawn().unwrap();
+    let mut node = Running(node);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !ask(&["list"]).status.success() {
+        assert!(node.0.try_wait().unwrap().is_none(), "the node ended");
+        assert!(std::time::Instant::now() < deadline, "the node does not answer: {}", err(&ask(&["list"])));
+    }
+    let good = |arguments: &[&str], wanted: &str| {
+        let output = ask(arguments);
+        assert_good(&output);
+        assert!(out(&output).contains(wanted), "{wanted:?} in {arguments:?}: {}", out(&output));
+    };
+    good(&["list"], "yard");
+    good(&["describe", "yard"], "greedy-2");
+    good(&["versions"], "active");
+    good(&["publish", "scripts/greedy", "--plan"], "rehearsed, would swap");
+    good(&["publish", "scripts/greedy"], "v1 -> v2 in 1 worlds");
+    good(&["checkpoint", "yard", "--name", "noon"], "yard is saved");
+    good(&["checkpoints", "yard"], "noon");
+    good(&["suspend", "yard", "greedy-1"], "is suspended");
+    good(&["resume", "yard", "greedy-1"], "goes on");
+    good(&["restore", "yard", "noon"], "goes on from noon");
+    good(&["pin", "greedy", "1"], "kept");
+    good(&["collect"], "removed 0 versions");
+    good(&["set-aside", "yard"], "");
+    let json = ask(&["list", "--output", "json"]);
+    assert!(serde_json::from_slice::<serde_json::Value>(&json.stdout).unwrap()["worlds"][0]["name"] == "yard");
+    assert_refused(&ask(&["describe", "town"]), &["no world town"]);
+    assert_refused(&ask(&["resume", "yard"]), &["not parked"]);
+    assert_refused(&ask(&["restore", "yard", "dusk"]), &["no checkpoint", "noon"]);
+    assert_refused(&ask(&["rollback", "nobody"]), &["nobody has no version"]);
+    assert_refused(&ask(&["publish", "scripts/nobody"]), &["could not read", "script.toml"]);
+}

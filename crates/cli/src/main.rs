@@ -115,3 +115,13 @@ fn compiler() -> Compiler {
 }
 
 type CommandResult = Result<ExitCode, Box<dyn std::error::Error>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_does_not_contradict_itself() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

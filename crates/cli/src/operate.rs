@@ -46,13 +46,13 @@ pub(crate) enum OperateCommand {
         plan: bool,
     },
     /// Bring another version of a script into the worlds: the one before, or this one.
-    #[command(after_help = "Examples:\n  aether rollback door\n  aether rollback door --version 3")]
+    #[command(after_help = "Examples:\n  aether rollback door\n  aether rollback door --to 3")]
     Rollback {
         /// The script.
         script: ScriptId,
         /// The version.
-        #[arg(long)]
-        version: Option<u32>,
+        #[arg(long, value_name = "VERSION")]
+        to: Option<u32>,
     },
     /// All versions of all scripts.
     Versions,
@@ -61,7 +61,7 @@ pub(crate) enum OperateCommand {
         /// The script.
         script: ScriptId,
         /// The version.
-        version: u32,
+        number: u32,
         /// Keep it no longer.
         #[arg(long)]
         off: bool,
@@ -130,8 +130,8 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
             let lines = if *plan { plan_lines(&answer) } else { reload_lines(&answer) };
             (answer, lines)
         }
-        OperateCommand::Rollback { script, version } => {
-            let body = RollbackBody { version: version.map(Version) };
+        OperateCommand::Rollback { script, to } => {
+            let body = RollbackBody { version: to.map(Version) };
             let answer = client.ask(&Request::Rollback(*script), &body)?;
             let lines = reload_lines(&answer);
             (answer, lines)
@@ -152,9 +152,9 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
             let lines = list(&answer).iter().map(line).collect();
             (answer, lines)
         }
-        OperateCommand::Pin { script, version, off } => {
-            let answer = client.ask(&Request::Pin(*script, Version(*version)), &PinBody { pinned: !off })?;
-            (answer, vec![format!("{script} v{version} is {}", if *off { "not kept any longer" } else { "kept" })])
+        OperateCommand::Pin { script, number, off } => {
+            let answer = client.ask(&Request::Pin(*script, Version(*number)), &PinBody { pinned: !off })?;
+            (answer, vec![format!("{script} v{number} is {}", if *off { "not kept any longer" } else { "kept" })])
         }
         OperateCommand::Collect => {
             let answer = client.ask(&Request::Collect, &none)?;

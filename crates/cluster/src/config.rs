@@ -3,7 +3,7 @@
 //! Start with [`NodeConfig`]; its `Default` is the documentation's. Reading files and variables is the command line's; [`NodeConfig::check`]
 //! compares every field with its range and names all that are wrong. Paths are relative to the file's folder.
 
-use aether_scripting::ActionRates;
+use aether_scripting::{ActionRates, AotTarget};
 use aether_types::{ScriptId, WorldId};
 use aether_world_runtime::{OverloadConfig, RestartRule, SchedulerConfig, Strategy, WorldConfig};
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,9 @@ pub struct ServerSection {
     pub default_fuel: u64,
     /// Memory cap per script, MiB, for scripts whose manifest says nothing. `AETHER_SERVER_DEFAULT_MEMORY_MB`
     pub default_memory_mb: u64,
+    /// Machines that a published script is compiled for besides this node's own: `linux-x64`, `linux-aarch64`. What cannot be compiled
+    /// for all of them is refused.
+    pub targets: Vec<AotTarget>,
     /// One bit pattern for NaNs: runs repeat on other machines, float code is up to 1.7 times slower.
     pub canonical_nans: bool,
 }
@@ -87,6 +90,7 @@ impl Default for ServerSection {
             max_modules: 256,
             default_fuel: 1_000_000,
             default_memory_mb: 64,
+            targets: Vec::new(),
             canonical_nans: false,
         }
     }

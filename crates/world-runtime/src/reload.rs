@@ -135,7 +135,7 @@ struct Retired {
     boot: Option<Boot>,
     /// The new version's ends are not held against it.
     restarts: Restarts,
-    /// Whether the new version has finished a call.
+    /// Whether the new version has finished a call, or need not in so short a time.
     completed: bool,
 }
 
@@ -437,6 +437,8 @@ impl World {
         else {
             return Swap::Wait;
         };
+        // One whose calls took several ticks before may take them now.
+        let takes_long = slot.state == ScriptState::Draining || self.hot[key.0 as usize].pauses > 0;
         let state = if slot.state == ScriptState::Draining { ScriptState::Running } else { slot.state.clone() };
         let (saved, id) = (slot.saved.clone(), slot.spec.instance);
         let (old_parts, old_spec) = (slot.parts.clone(), slot.spec.clone());
@@ -476,7 +478,7 @@ impl World {
             instance: old,
             boot,
             restarts,
-            completed: false,
+            completed: takes_long,
         };
         self.discarded.extend(spare);
         if let Some(reload) = &mut self.reload {

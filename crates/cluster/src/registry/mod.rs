@@ -309,7 +309,10 @@ impl Registry {
             let initial_mb = info.initial_memory_bytes.div_ceil(1 << 20);
             return Err(limits::ModuleError::Memory { initial_mb, cap_mb: manifest.limits.memory_mb }.into());
         }
-        self.runtime.compile_for(&wasm, AotTarget::host(), manifest.limits.memory_mb)?;
+        let others = self.server.targets.iter().copied().filter(|target| *target != AotTarget::host());
+        for target in std::iter::once(AotTarget::host()).chain(others) {
+            self.runtime.compile_for(&wasm, target, manifest.limits.memory_mb)?;
+        }
         let digest = Digest::of(&wasm);
         Ok(Candidate { manifest, text: text.to_owned(), wasm, digest })
     }
