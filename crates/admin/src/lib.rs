@@ -16,9 +16,9 @@ use aether_scripting::{ScriptId, Version};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// The socket of a node with this data directory.
+/// The socket of a node with this data directory, in a folder that only its user may enter. The kernel allows 107 bytes.
 pub fn socket_path(data_dir: &Path) -> PathBuf {
-    data_dir.join("admin.sock")
+    data_dir.join("admin").join("socket")
 }
 
 /// A script's code and manifest.

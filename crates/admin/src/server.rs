@@ -61,15 +61,17 @@ pub fn serve(node: Arc<Node>, path: PathBuf) -> Result<Server, ServeError> {
         .build()
         .map_err(ServeError::Thread)?;
     let listen = || -> std::io::Result<tokio::net::UnixListener> {
+        // Who may not enter the folder cannot connect, from the first moment on.
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+        }
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let _context = runtime.enter();
-        let listener = tokio::net::UnixListener::bind(&path)?;
-        // Nobody can connect before `accept` is called, which is after this.
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(listener)
+        tokio::net::UnixListener::bind(&path)
     };
     let listener = listen().map_err(|source| ServeError::Listen { path: path.clone(), source })?;
     runtime.spawn(async move {
@@ -198,8 +200,10 @@ async fn checkpoint(
     given: Result<Json<CheckpointBody>, JsonRejection>,
 ) -> Answer {
     let name = body(given)?.name;
-    if name.as_ref().is_some_and(|name| name.is_empty() || name.len() > 47) {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "a checkpoint's name has 1 to 47 characters"));
+    let bad = |name: &String| name.is_empty() || name.len() > 47 || name.parse::<u64>().is_ok();
+    if name.as_ref().is_some_and(bad) {
+        let text = "a checkpoint's name has 1 to 47 characters and is no number: numbers are those of commits";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, text));
     }
     ask(node, move |node| node.checkpoint(&world, name).map(|commit| json!({ "commit": commit }))).await
 }

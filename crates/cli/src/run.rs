@@ -44,7 +44,8 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
     let begin = Instant::now();
     let terminal = std::io::stdout().is_terminal() && !args.plain && !args.json;
     let node = Arc::new(Node::start(&config, base, compiler(), |what| tracing::info!(what, "starting"))?);
-    let server = aether_admin::serve(Arc::clone(&node), aether_admin::socket_path(&base.join(&config.node.data_dir)))?;
+    let server = aether_admin::serve(Arc::clone(&node), aether_admin::socket_path(&base.join(&config.node.data_dir)));
+    let server = server.inspect_err(|_| drop(node.shut_down()))?;
     say(&format!(
         "node {} up in {:.0} ms: {} worlds, {} scripts. Ctrl-C saves and stops.",
         config.node.name,
@@ -56,7 +57,8 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
     let mut view: Box<dyn View> =
         if terminal { Box::new(view::Terminal::open()?) } else { Box::new(view::Lines::new(args.json)) };
     let mut all_ended = false;
-    while signals.load(Ordering::Relaxed) == 0 && deadline.is_none_or(|deadline| Instant::now() < deadline) && !all_ended {
+    // Also when all are parked: an operator may resume or restore them.
+    while signals.load(Ordering::Relaxed) == 0 && deadline.is_none_or(|deadline| Instant::now() < deadline) {
         let status = node.status();
         all_ended =
             !status.worlds.is_empty() && status.worlds.iter().all(|world| matches!(world.state, WorldState::Parked { .. }));

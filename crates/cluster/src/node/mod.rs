@@ -454,7 +454,10 @@ impl Node {
         let mut report = StopReport::default();
         let (send, receive) = oneshot::channel();
         let _ = self.supervisor.cast(NodeMessage::Worlds(send));
-        let Ok(worlds) = receive.await else { return report };
+        let Ok(Ok(worlds)) = tokio::time::timeout(STOP_TIME, receive).await else {
+            report.failed.push((self.name.clone(), "its supervisor did not answer".to_owned()));
+            return report;
+        };
         let deadline = Instant::now() + STOP_TIME;
         let mut running = Vec::new();
         for (name, actor) in worlds {
@@ -473,12 +476,19 @@ impl Node {
         // All leave their tick threads; what is durable leaves and reaches its world; then they are saved.
         ask_all(&running, deadline, WorldMessage::Freeze).await;
         let store = Arc::clone(&self.services.store);
-        let _ = self.services.blocking(move || store.flush()).await;
+        // A disk that is stuck must not keep the process: what it then did not take is reported below.
+        let _ = tokio::time::timeout(STOP_TIME, self.services.blocking(move || store.flush())).await;
         ask_all(&running, deadline, WorldMessage::Settle).await;
+        // Who slept and was called by one of them is awake now.
+        ask_all(&running, deadline, WorldMessage::Freeze).await;
         let finished = ask_all(&running, deadline, WorldMessage::Finish).await;
         let store = Arc::clone(&self.services.store);
-        let flushed = self.services.blocking(move || store.flush()).await;
-        let flushed = flushed.unwrap_or_else(|panic| Err(StoreError::Database { path: PathBuf::new(), message: panic }));
+        let failed = |message: String| Err(StoreError::Database { path: self.services.data_dir.clone(), message });
+        let flushed = match tokio::time::timeout(STOP_TIME, self.services.blocking(move || store.flush())).await {
+            Ok(Ok(flushed)) => flushed,
+            Ok(Err(panic)) => failed(panic),
+            Err(_) => failed("it did not flush in time".to_owned()),
+        };
         for ((name, _), finished) in running.into_iter().zip(finished) {
             match (finished, &flushed) {
                 (Some(Ok(())), Ok(())) => report.saved += 1,

@@ -8,9 +8,11 @@ use crate::node::Services;
 use crate::registry::actor::{RegistryActor, RegistryMessage};
 use crate::status::WorldState;
 use crate::world::actor::{WorldActor, WorldArguments, WorldMessage};
+use crate::world::checkpoint;
 use crate::world::mailbox::Mailbox;
 use crate::world::start::{From, WorldPlan};
 use aether_scripting::manifest::Restart;
+use aether_store::StoredCheckpoint;
 use aether_world_runtime::{Decision, End, RestartRule, Restarts};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::HashMap;
@@ -115,9 +117,15 @@ impl Actor for NodeSupervisor {
                 }
             }
             NodeMessage::RestartRegistry => {
-                if state.registry.is_none() {
+                if state.registry.is_none() && !state.stopping {
                     state.start_registry(&myself).await?;
                 }
+            }
+            NodeMessage::Resume(_, reply) if state.stopping => {
+                let _ = reply.send(false);
+            }
+            NodeMessage::Restore { reply, .. } if state.stopping => {
+                let _ = reply.send(Err("the node is stopping".to_owned()));
             }
             NodeMessage::Resume(name, reply) => {
                 let parked = state.worlds.get_mut(&name).filter(|world| world.actor.is_none());
@@ -249,13 +257,16 @@ impl SupervisorState {
         let world = self.worlds.get_mut(name).ok_or_else(|| format!("there is no world {name} on this node"))?;
         let id = world.plan.world_id().map_err(|error| error.to_string())?;
         let (store, wanted) = (Arc::clone(&self.services.store), checkpoint.clone());
-        let listed = self.services.blocking(move || store.list_checkpoints(&id)).await;
+        let listed = self.services.blocking(move || store.load_checkpoints(&id)).await;
         let listed = listed.map_err(|panic| format!("panic: {panic}"))?.map_err(|error| error.to_string())?;
-        let known = |(seq, name, _): &(u64, Option<String>, u64)| seq.to_string() == wanted || name.as_ref() == Some(&wanted);
-        if !listed.iter().any(known) {
-            let names: Vec<_> = listed.iter().map(|(seq, name, _)| name.clone().unwrap_or_else(|| seq.to_string())).collect();
+        let known = |stored: &&StoredCheckpoint| stored.seq.to_string() == wanted || stored.name.as_ref() == Some(&wanted);
+        let Some(found) = listed.iter().find(known) else {
+            let names: Vec<_> = listed.iter().map(|s| s.name.clone().unwrap_or_else(|| s.seq.to_string())).collect();
             return Err(format!("world {name} has no checkpoint {wanted:?}; it has {}", names.join(", ")));
-        }
+        };
+        // Before anything is given up for it.
+        checkpoint::open(&found.data)
+            .map_err(|error| format!("checkpoint {wanted:?} of world {name} cannot be read: {error}"))?;
         if let Some(actor) = world.actor.take() {
             // The tick threads drop it when it is due; what it still writes until then is fenced off by the new claim.
             world.mailbox.end_life();

@@ -279,8 +279,15 @@ async fn swap(services: &Services, worlds: &[(String, Arc<Mailbox>)], order: &Re
         })
         .collect();
     drop(send);
+    // All of them, before anything else is asked: who is told to go back must have begun.
+    let mut failed = None;
     for asked in asked {
-        asked.await.unwrap_or_else(|error| Err(error.to_string()))?;
+        if let Err(reason) = asked.await.unwrap_or_else(|error| Err(error.to_string())) {
+            failed.get_or_insert(reason);
+        }
+    }
+    if let Some(reason) = failed {
+        return Err(reason);
     }
     // One that ended, whatever it had said before, runs the old version when it is back.
     let ended = || {

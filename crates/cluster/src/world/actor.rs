@@ -187,8 +187,8 @@ impl Actor for WorldActor {
                 }
             }
             WorldMessage::Freeze(reply) => {
-                if state.asleep.is_some() {
-                    let _ = reply.send(false);
+                if state.asleep.is_some() || state.frozen.is_some() {
+                    let _ = reply.send(state.frozen.is_some());
                     return Ok(());
                 }
                 let (send, receive) = oneshot::channel();
@@ -213,8 +213,10 @@ impl Actor for WorldActor {
             }
             WorldMessage::Finish(reply) => {
                 let Some(world) = state.frozen.take() else {
-                    // It sleeps on what it saved, or had not begun.
-                    let _ = reply.send(Ok(()));
+                    // It sleeps on what it saved; else it may have done what nothing has kept.
+                    let asleep = state.asleep.is_some();
+                    let late = || Err("it did not leave its tick thread in time".to_owned());
+                    let _ = reply.send(if asleep { Ok(()) } else { late() });
                     myself.stop(None);
                     return Ok(());
                 };
@@ -306,6 +308,8 @@ impl WorldActorState {
         };
         let arguments = &self.arguments;
         let services = &arguments.services;
+        // Before the look at what is active: a version that becomes active after it finds a world that ticks, and tells it.
+        arguments.mailbox.set_state(WorldState::Ticking);
         // A version may have become active while it was read: nobody else would tell it.
         let active = |(script, version): &(ScriptId, Version)| {
             services.registry.active(*script).is_none_or(|active| active.version == *version)
@@ -332,7 +336,6 @@ impl WorldActorState {
             services: Arc::clone(services),
             restarts: arguments.restarts,
         };
-        arguments.mailbox.set_state(WorldState::Ticking);
         services.ticker.add(Box::new(HostedWorld::new(world, claim, place, pace, now_ns)));
     }
 

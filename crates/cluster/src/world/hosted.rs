@@ -232,6 +232,7 @@ impl HostedWorld {
             Control::Checkpoint { name, reply } => {
                 let mut output = self.world.take_output();
                 let Some(checkpoint) = self.checkpoint(now_ns, &mut output) else {
+                    self.keep(output).map_err(|error| end_of_store(&error))?;
                     answer(reply, Err("the checkpoint could not be made: see the events".to_owned()));
                     return Ok(None);
                 };
@@ -371,6 +372,20 @@ impl HostedWorld {
         Ok(())
     }
 
+    /// Output that no checkpoint goes with: its writes are committed all the same.
+    fn keep(&mut self, output: WorldOutput) -> Result<(), StoreError> {
+        self.commit(output.writes, None, None)?;
+        self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
+        Ok(())
+    }
+
+    /// What a tick wrote was refused: the next round must know, or the world would go on as if it were written.
+    fn refused(&self, error: StoreError) -> String {
+        let text = error.to_string();
+        self.durable.report(self.claim.commit_seq + 1, Err(error));
+        text
+    }
+
     fn release(&mut self, router: &Router) {
         while let Some(output) = self.gate.release() {
             if let Some(log) = &self.place.services.outputs {
@@ -457,8 +472,14 @@ impl HostedWorld {
                 text: line.text,
             });
         }
-        let checkpoint = checkpoint::seal(&checkpoint).map_err(|error| format!("could not make a checkpoint: {error}"))?;
-        self.commit(output.writes, Some(checkpoint), None).map_err(|error| error.to_string())?;
+        let checkpoint = match checkpoint::seal(&checkpoint) {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                self.keep(output).map_err(|error| self.refused(error))?;
+                return Err(format!("could not make a checkpoint: {error}"));
+            }
+        };
+        self.commit(output.writes, Some(checkpoint), None).map_err(|error| self.refused(error))?;
         self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
         let (send, receive) = oneshot::channel();
         self.durable.when(self.claim.commit_seq, Box::new(move |result| answer(send, result)));
@@ -476,8 +497,14 @@ impl HostedWorld {
     pub fn save_to_sleep(&mut self) -> Result<oneshot::Receiver<Result<u64, String>>, String> {
         let checkpoint = self.world.checkpoint(true).map_err(|error| error.to_string())?;
         let output = self.world.take_output();
-        let checkpoint = checkpoint::seal(&checkpoint).map_err(|error| error.to_string())?;
-        self.commit(output.writes, Some(checkpoint), None).map_err(|error| error.to_string())?;
+        let checkpoint = match checkpoint::seal(&checkpoint) {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                self.keep(output).map_err(|error| self.refused(error))?;
+                return Err(error.to_string());
+            }
+        };
+        self.commit(output.writes, Some(checkpoint), None).map_err(|error| self.refused(error))?;
         self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
         let (send, receive) = oneshot::channel();
         self.durable.when(self.claim.commit_seq, Box::new(move |result| answer(send, result)));

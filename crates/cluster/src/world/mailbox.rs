@@ -159,7 +159,8 @@ impl Mailbox {
         self.asleep.store(false, Ordering::Release);
         // Instances of the life before fit nobody; what was asked meanwhile is answered by the new one.
         let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        control.retain(|control| !matches!(control, Control::Install { .. } | Control::Reloaded { .. }));
+        // To doze for a version is done with: it is read now.
+        control.retain(|control| !matches!(control, Control::Install { .. } | Control::Reloaded { .. } | Control::Doze));
         self.closed.store(false, Ordering::Release);
         life
     }
