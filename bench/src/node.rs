@@ -5,7 +5,7 @@
 
 use crate::product::MOVER;
 use crate::quantile;
-use aether_cluster::{Inbound, Node, NodeConfig, WorldState};
+use aether_cluster::{Inbound, Node, NodeConfig, Source, WorldState};
 use aether_scripting::compile::Compiler;
 use aether_scripting::output::InboundCall;
 use std::path::Path;
@@ -97,5 +97,33 @@ pub(crate) fn run() {
         backs.push(back.as_secs_f64() * 1e3);
     }
     show("from the death of a world's actor until it ticks again, from its checkpoint", backs);
+    drop(node);
+    reload(dir.path());
+}
+
+/// Turns of a second and the longest tick in it, over all worlds.
+fn second(node: &Node) -> (u64, f64) {
+    std::thread::sleep(Duration::from_millis(1_100));
+    let worlds = node.status().worlds;
+    (worlds.iter().map(|world| world.turns).sum(), worlds.iter().map(|world| world.tick_max_us).fold(0.0, f64::max))
+}
+
+/// A thousand instances over a hundred worlds get a new version while they tick.
+fn reload(dir: &Path) {
+    let mut config = config(dir, 100, 0.0);
+    config.node.instances_small = 2_500;
+    let node = start(dir, &config);
+    second(&node);
+    let before: Vec<_> = (0..5).map(|_| second(&node)).collect();
+    let manifest = std::fs::read_to_string(dir.join("scripts/mover/script.toml")).unwrap();
+    let text = MOVER.replace("(f32.const 0.01)", "(f32.const 0.02)");
+    let report = node.publish(Source { manifest, wasm: wat::parse_str(text).unwrap() }).unwrap();
+    let after: Vec<_> = (0..5).map(|_| second(&node)).collect();
+    let turns = |seconds: &[(u64, f64)]| seconds.iter().map(|(turns, _)| turns).sum::<u64>() / seconds.len() as u64;
+    let longest = |seconds: &[(u64, f64)]| seconds.iter().map(|(_, us)| *us).fold(0.0, f64::max);
+    println!("\n| a new version for 1,000 instances in 100 ticking worlds | |\n|---|---|");
+    println!("| from the first rehearsal to the last swap | {} ms |", report.swap_ms);
+    println!("| turns in a second before, after | {}, {} |", turns(&before), turns(&after));
+    println!("| longest tick before, after, of 8,000 us | {:.0}, {:.0} us |", longest(&before), longest(&after));
     drop(node);
 }
