@@ -12,6 +12,7 @@ mod layers;
 mod metering;
 mod registry;
 mod reload;
+mod rig;
 mod seed_api;
 mod supervision;
 mod support;

@@ -2,7 +2,7 @@
 //!
 //! Nodes and scripts are those of [`crate::registry::rig`]. Not here: what the catalogue remembers (`registry`), several nodes.
 
-use crate::registry::rig::*;
+use crate::rig::*;
 use aether_cluster::config::WorldLimitsOverride;
 use aether_cluster::{Node, NodeEvent, RegistryError, ReloadReport, Source, WorldSpec, WorldState};
 use aether_scripting::Version;

@@ -3,7 +3,7 @@
 //! The bare limit is a loop over raw wasmtime with the same module, slots, metering and host functions: what a program could do
 //! that had no worlds, schedulers, grants, limits or engine. Times are CPU time of the thread; rounds of the rows of a table are
 //! interleaved, the median counts, and the ratio is what to trust on a shared machine.
-//! Parts: tick, pause, start, runaway, node, float. Not here: peers other than wasmtime.
+//! Parts: tick, pause, start, runaway, node, storm, float. Not here: peers other than wasmtime.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and has nobody to report an error to")]
 
 mod bare;
@@ -86,6 +86,9 @@ fn main() {
     }
     if wanted("node") {
         node::run();
+    }
+    if wanted("storm") {
+        node::storm();
     }
     if wanted("float") {
         float::run();

@@ -48,7 +48,7 @@ impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Problem {
         let status = match &error {
             RegistryError::Unknown { .. } => StatusCode::NOT_FOUND,
-            RegistryError::Busy(_) | RegistryError::Kept { .. } | RegistryError::NothingBefore { .. } => StatusCode::CONFLICT,
+            RegistryError::Busy(_) | RegistryError::NothingBefore { .. } => StatusCode::CONFLICT,
             RegistryError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             error if error.blame() == Blame::Script => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -44,7 +44,7 @@ pub struct NodeSection {
     /// Checkpoints kept of each world, besides those that have a name.
     pub checkpoints_kept: u32,
     /// A file to which everything that leaves worlds is appended, a JSON object a line. For looking at a world from outside: it costs
-    /// the tick threads the writing.
+    /// the tick threads the writing, and grows without end.
     pub outputs: Option<PathBuf>,
 }
 

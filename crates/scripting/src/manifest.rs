@@ -68,7 +68,8 @@ pub struct Grants {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Fuel of one tick; unspent fuel is not carried over.
+    /// Fuel of one tick; unspent fuel is not carried over. A turn in which several messages wait may take nearly twice as much: each
+    /// call may use this, and the turn ends when they have together.
     pub fuel: u64,
     /// Largest memory, MiB.
     pub memory_mb: u64,

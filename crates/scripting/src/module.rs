@@ -38,9 +38,30 @@ pub enum LoadError {
         /// `vm.max_map_count`.
         allowed: u64,
     },
+    /// The process may not reserve as much address space as the instances asked for need.
+    #[error(
+        "{instances} instances reserve {needed_mb} MiB of address space, this process may have {allowed_mb}: lower instances_small or instances_large, or raise the limit (`ulimit -v unlimited`)"
+    )]
+    AddressSpace {
+        /// Instances asked for.
+        instances: u32,
+        /// What they reserve. Reserving is not using.
+        needed_mb: u64,
+        /// `RLIMIT_AS`.
+        allowed_mb: u64,
+    },
 }
 
 impl LoadError {
+    /// Whether its source, compiled again, could load.
+    pub fn is_mended_by_source(&self) -> bool {
+        match self {
+            LoadError::Manifest(error) => error.is_mended_by_source(),
+            LoadError::Engine(_) => true,
+            LoadError::MapCount { .. } | LoadError::AddressSpace { .. } => false,
+        }
+    }
+
     /// Who has to act.
     pub fn blame(&self) -> Blame {
         Blame::Operator
@@ -52,6 +73,25 @@ const MAPPINGS: u64 = 5;
 /// Mappings of everything else in a process.
 const MAPPINGS_BASE: u64 = 5_000;
 
+/// Address space of everything else: code, heap, threads' stacks.
+const ADDRESSES_BASE_MB: u64 = 2_048;
+
+/// Whether the machine holds a pool, as far as it can be known before. `None`: no limit is known.
+fn room(pool: PoolSize, mappings: Option<u64>, bytes: Option<u64>) -> Result<(), LoadError> {
+    let instances = pool.small.saturating_add(pool.large);
+    let needed = u64::from(instances) * MAPPINGS + MAPPINGS_BASE;
+    if let Some(allowed) = mappings.filter(|allowed| needed > *allowed) {
+        return Err(LoadError::MapCount { instances, needed, allowed });
+    }
+    // A slot, a guard and a stack each; both classes, since either may be asked for later.
+    let slots = |count: u32, class: SlotClass| u64::from(count) * (class.mebibytes() + 1);
+    let needed_mb = slots(pool.small, SlotClass::Small) + slots(pool.large, SlotClass::Large) + ADDRESSES_BASE_MB;
+    match bytes.map(|bytes| bytes >> 20).filter(|allowed_mb| needed_mb > *allowed_mb) {
+        Some(allowed_mb) => Err(LoadError::AddressSpace { instances, needed_mb, allowed_mb }),
+        None => Ok(()),
+    }
+}
+
 /// The engines of this process.
 pub struct Engines {
     pool: PoolSize,
@@ -62,13 +102,10 @@ pub struct Engines {
 impl Engines {
     /// None yet: each is made when a module of its class is first loaded.
     pub fn new(pool: PoolSize) -> Result<Engines, LoadError> {
-        let instances = pool.small.saturating_add(pool.large);
-        let needed = u64::from(instances) * MAPPINGS + MAPPINGS_BASE;
-        let allowed = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
-        match allowed {
-            Some(allowed) if needed > allowed => Err(LoadError::MapCount { instances, needed, allowed }),
-            _ => Ok(Engines { pool, engines: RwLock::default(), clock: EpochClock::default() }),
-        }
+        let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
+        let bytes = rustix::process::getrlimit(rustix::process::Resource::As).current;
+        room(pool, mappings, bytes)?;
+        Ok(Engines { pool, engines: RwLock::default(), clock: EpochClock::default() })
     }
 
     fn get(&self, profile: EngineProfile) -> Result<(Engine, Arc<Linkers>), LoadError> {
@@ -273,5 +310,20 @@ impl ScriptModule {
             return Err(ModuleError::Memory { initial_mb: self.initial_memory_bytes.div_ceil(1 << 20), cap_mb: memory_cap_mb });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_that_the_machine_cannot_hold_is_refused_before_anything_runs() {
+        let pool = PoolSize { small: 10_000, large: 100 };
+        assert!(room(pool, None, None).is_ok() && room(pool, Some(100_000), Some(80 << 30)).is_ok());
+        let error = room(pool, Some(50_000), None).unwrap_err();
+        assert!(matches!(error, LoadError::MapCount { needed: 55_500, .. }), "{error}");
+        let error = room(pool, None, Some(8 << 30)).unwrap_err();
+        assert!(error.to_string().contains("reserve 58548 MiB of address space, this process may have 8192"), "{error}");
     }
 }

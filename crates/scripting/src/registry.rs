@@ -30,15 +30,9 @@ impl ArtifactRegistry {
         script: ScriptId,
         artifact: AotArtifact,
     ) -> Result<Version, ManifestVerificationError> {
-        artifact.verify_origin(key)?;
-        let versions = self.scripts.entry(script).or_default();
-        versions.last = versions.last.next();
-        let manifest = ArtifactManifest::sign(key, script, versions.last, &artifact);
-        versions.kept.insert(versions.last, (manifest, artifact));
-        while versions.kept.len() > VERSIONS_MAX {
-            versions.kept.pop_first();
-        }
-        Ok(versions.last)
+        let version = self.scripts.get(&script).map_or(Version::default(), |versions| versions.last).next();
+        self.register_as(key, script, version, artifact)?;
+        Ok(version)
     }
 
     /// Register an artifact as a version that a catalogue has given out.

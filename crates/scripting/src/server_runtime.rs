@@ -405,12 +405,7 @@ impl ServerRuntime {
         artifact: &AotArtifact,
         error: LoadError,
     ) -> Result<ScriptModule, RuntimeError> {
-        let mended = match &error {
-            LoadError::Manifest(error) => error.is_mended_by_source(),
-            LoadError::Engine(_) => true,
-            LoadError::MapCount { .. } => false,
-        };
-        let Some(source) = artifact.source().filter(|_| mended) else { return Err(error.into()) };
+        let Some(source) = artifact.source().filter(|_| error.is_mended_by_source()) else { return Err(error.into()) };
         tracing::warn!(%script, %version, %error, "artifact refused: compiling its source again");
         let config = &self.config;
         // Past the cache: it may hold the very artifact that was refused.

@@ -7,6 +7,7 @@
 
 mod blobs;
 mod sqlite;
+mod writer;
 
 pub use sqlite::{Options, SqliteStore};
 

@@ -5,15 +5,16 @@
 //! once. Readers have a connection of their own and never wait for it. Blobs are not in the database.
 
 use crate::blobs::BlobFiles;
-use crate::{Batch, CheckpointEntry, Claim, Done, KvWrite, Store, StoreError, StoredCheckpoint, StoredKey, VersionRow};
+use crate::writer::{Job, Writer};
+use crate::{Batch, CheckpointEntry, Claim, Done, Store, StoreError, StoredCheckpoint, StoredKey, VersionRow};
 use aether_types::{Digest, Generation, ScriptId, Version, WorldId};
 use rusqlite::types::Type;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,26 +25,10 @@ const QUEUE_MAX: usize = 4_096;
 const QUEUE_WAIT: Duration = Duration::from_secs(10);
 /// How often they look for a place meanwhile.
 const QUEUE_POLL: Duration = Duration::from_millis(2);
-/// Batches in one transaction: bounds how long the first waits for the last.
-const GROUP_MAX: usize = 512;
-/// Each waits five seconds for the lock.
-const BUSY_RETRIES: usize = 6;
-/// Named checkpoints kept for each world; the oldest goes.
-const NAMED_KEPT: u32 = 16;
-
 /// Pages in the log after which a commit copies them into the file: 4 MiB is quick, and a page written often is copied once.
 const LOG_PAGES: i64 = 1_000;
 /// The log's file is cut to this when it begins anew: large checkpoints make it large, and it would stay so.
 const LOG_BYTES_MAX: i64 = 64 << 20;
-/// Pages in the log that could not be copied because somebody reads: 256 MiB is worth a word to the operator.
-const LOG_PAGES_WARN: i64 = 65_536;
-/// How often the file is tidied at most.
-const TIDY_EVERY: Duration = Duration::from_secs(10);
-/// Pages given back at a time: 2 MiB, so that a batch that comes meanwhile hardly waits.
-const VACUUM_PAGES: i64 = 512;
-/// Free pages are kept for the next checkpoint: one part of this many of the file, and 4 MiB in any case.
-const FREE_PART: i64 = 4;
-const FREE_PAGES: i64 = 1_024;
 
 /// What may be chosen about a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,13 +41,6 @@ impl Default for Options {
     fn default() -> Options {
         Options { checkpoints_kept: 2 }
     }
-}
-
-enum Job {
-    Commit(Batch, Done),
-    /// Something else that writes, in a transaction of its own, after all that was given before.
-    Write(Box<dyn FnOnce(&mut Writer) + Send>),
-    Flush(SyncSender<()>),
 }
 
 /// A store in one file, and blobs beside it.
@@ -143,7 +121,7 @@ fn send_within(jobs: &SyncSender<Job>, mut job: Job, limit: Duration) -> Result<
     }
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     if connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))? == 0 {
@@ -160,7 +138,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// The tables, and what files of older builds lack.
-fn prepare_tables(connection: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn prepare_tables(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(include_str!("schema.sql"))?;
     let named: bool =
         connection.query_row("SELECT EXISTS (SELECT 1 FROM pragma_table_info('world_ckpt') WHERE name = 'name')", [], |row| {
@@ -369,183 +347,10 @@ impl Store for SqliteStore {
     }
 }
 
-struct Writer {
-    connection: Connection,
-    path: PathBuf,
-    checkpoints_kept: u32,
-    /// Something was written since the file was tidied, or there is more to tidy.
-    untidy: bool,
-    tidied: Instant,
-}
-
-impl Writer {
-    fn new(connection: Connection, path: PathBuf, options: Options) -> Writer {
-        let checkpoints_kept = options.checkpoints_kept.max(1);
-        Writer { connection, path, checkpoints_kept, untidy: true, tidied: Instant::now() }
-    }
-
-    fn run(mut self, queue: &Receiver<Job>) {
-        while let Some(first) = self.next(queue) {
-            let mut batches = Vec::new();
-            let mut job = Some(first);
-            let mut after = None;
-            while let Some(next) = job.take() {
-                match next {
-                    Job::Commit(batch, done) => batches.push((batch, done)),
-                    // What came before it must be done first.
-                    other => {
-                        after = Some(other);
-                        break;
-                    }
-                }
-                if batches.len() < GROUP_MAX {
-                    job = queue.try_recv().ok();
-                }
-            }
-            if !batches.is_empty() {
-                self.commit_group(batches);
-            }
-            match after {
-                Some(Job::Write(write)) => write(&mut self),
-                Some(Job::Flush(reply)) => {
-                    let _ = reply.send(());
-                }
-                Some(Job::Commit(..)) | None => {}
-            }
-        }
-    }
-
-    /// The next job; while there is none, the file is tidied now and then. `None`: the store was dropped, and everything is done.
-    fn next(&mut self, queue: &Receiver<Job>) -> Option<Job> {
-        while self.untidy {
-            match queue.recv_timeout(TIDY_EVERY.saturating_sub(self.tidied.elapsed())) {
-                Ok(job) => return Some(job),
-                Err(RecvTimeoutError::Timeout) => self.tidy(),
-                Err(RecvTimeoutError::Disconnected) => return None,
-            }
-        }
-        queue.recv().ok()
-    }
-
-    /// Give the disk back what is not used. That it fails harms nobody: it is tried again after the next write.
-    fn tidy(&mut self) {
-        self.tidied = Instant::now();
-        self.untidy = self.shrink().unwrap_or_else(|error| {
-            tracing::warn!(path = %self.path.display(), %error, "could not tidy the database, it stays larger than it must be");
-            false
-        });
-    }
-
-    /// Whether there is more to do.
-    fn shrink(&self) -> rusqlite::Result<bool> {
-        let count = |pragma: &str| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
-        let spare =
-            || -> rusqlite::Result<i64> { Ok(count("freelist_count")? - (count("page_count")? / FREE_PART).max(FREE_PAGES)) };
-        let before = spare()?;
-        if before > 0 {
-            // Frees a page for each row that is asked for: `execute_batch` would free one. Does nothing in files of older builds.
-            self.connection.pragma(None, "incremental_vacuum", before.min(VACUUM_PAGES), |_| Ok(()))?;
-        }
-        // So that the next write begins the log anew. PASSIVE: waits for nobody.
-        let (log, copied) = self
-            .connection
-            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
-        if log - copied > LOG_PAGES_WARN {
-            let path = self.path.display();
-            tracing::warn!(%path, pages = log - copied, "the database's log grows: another program reads it and does not end");
-        }
-        let after = spare()?;
-        Ok(after > 0 && after < before)
-    }
-
-    fn failed(&self, error: &rusqlite::Error) -> StoreError {
-        StoreError::Database { path: self.path.clone(), message: error.to_string() }
-    }
-
-    fn transact<R>(&mut self, f: impl Fn(&Transaction<'_>) -> rusqlite::Result<R>) -> rusqlite::Result<R> {
-        self.untidy = true;
-        let run = |connection: &mut Connection| -> rusqlite::Result<R> {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let value = f(&transaction)?;
-            transaction.commit()?;
-            Ok(value)
-        };
-        let mut result = run(&mut self.connection);
-        for _ in 0..BUSY_RETRIES {
-            match &result {
-                // Somebody looks at the file with another program, and holds it.
-                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => result = run(&mut self.connection),
-                _ => break,
-            }
-        }
-        result
-    }
-
-    /// One transaction for all; a batch that the fence refuses writes nothing and does not hinder the others.
-    fn commit_group(&mut self, batches: Vec<(Batch, Done)>) {
-        let kept = self.checkpoints_kept;
-        let result = self.transact(|transaction| {
-            batches.iter().map(|(batch, _)| apply(transaction, batch, kept)).collect::<rusqlite::Result<Vec<bool>>>()
-        });
-        let error = result.as_ref().err().map(|error| self.failed(error));
-        for (i, (batch, done)) in batches.into_iter().enumerate() {
-            done(match (&result, &error) {
-                (Ok(applied), _) if applied[i] => Ok(()),
-                (_, Some(error)) => Err(error.clone()),
-                _ => Err(StoreError::Fenced { world: batch.world, generation: batch.generation, after_seq: batch.after_seq }),
-            });
-        }
-    }
-}
-
-/// The fence, then the data. `false`: the fence refused, nothing was written.
-fn apply(transaction: &Transaction<'_>, batch: &Batch, checkpoints_kept: u32) -> rusqlite::Result<bool> {
-    let world = batch.world.as_str();
-    let mut fence = transaction
-        .prepare_cached("UPDATE world SET commit_seq = commit_seq + 1 WHERE world_id = ?1 AND epoch = ?2 AND commit_seq = ?3 RETURNING commit_seq")?;
-    let seq: Option<i64> =
-        fence.query_row(params![world, batch.generation.0 as i64, batch.after_seq as i64], |row| row.get(0)).optional()?;
-    let Some(seq) = seq else { return Ok(false) };
-    for KvWrite { namespace, key, value } in &batch.writes {
-        match value {
-            Some(value) => transaction
-                .prepare_cached(
-                    "INSERT INTO world_kv (world_id, ns, k, v, seq) VALUES (?1, ?2, ?3, ?4, ?5) \
-                     ON CONFLICT (world_id, ns, k) DO UPDATE SET v = excluded.v, seq = excluded.seq",
-                )?
-                .execute(params![world, namespace, key, value, seq])?,
-            None => transaction
-                .prepare_cached("DELETE FROM world_kv WHERE world_id = ?1 AND ns = ?2 AND k = ?3")?
-                .execute(params![world, namespace, key])?,
-        };
-    }
-    if let Some(data) = &batch.checkpoint {
-        transaction
-            .prepare_cached("INSERT INTO world_ckpt (world_id, seq, name, data) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![world, seq, batch.checkpoint_name, data])?;
-        transaction.prepare_cached("UPDATE world SET ckpt_seq = ?2 WHERE world_id = ?1")?.execute(params![world, seq])?;
-        // Those with a name and those without are counted apart.
-        let (remove, kept) = if batch.checkpoint_name.is_some() {
-            (
-                "DELETE FROM world_ckpt WHERE world_id = ?1 AND name IS NOT NULL AND seq NOT IN \
-                 (SELECT seq FROM world_ckpt WHERE world_id = ?1 AND name IS NOT NULL ORDER BY seq DESC LIMIT ?2)",
-                NAMED_KEPT,
-            )
-        } else {
-            (
-                "DELETE FROM world_ckpt WHERE world_id = ?1 AND name IS NULL AND seq NOT IN \
-                 (SELECT seq FROM world_ckpt WHERE world_id = ?1 AND name IS NULL ORDER BY seq DESC LIMIT ?2)",
-                checkpoints_kept,
-            )
-        };
-        transaction.prepare_cached(remove)?.execute(params![world, kept])?;
-    }
-    Ok(true)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::KvWrite;
     use std::sync::mpsc::channel;
 
     fn world(name: &str) -> WorldId {
@@ -818,27 +623,5 @@ mod tests {
         assert!(matches!(send_within(&jobs, flush(), Duration::ZERO), Err(StoreError::Busy { .. })));
         drop(queue);
         assert!(matches!(send_within(&jobs, flush(), Duration::ZERO), Err(StoreError::Closed)));
-    }
-
-    #[test]
-    fn a_new_file_gives_back_what_was_deleted_a_part_at_a_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("aether.sqlite");
-        let connection = connect(&path).unwrap();
-        prepare_tables(&connection).unwrap();
-        let mut writer = Writer::new(connection, path, Options::default());
-        let insert = "INSERT INTO world_kv (world_id, ns, k, v, seq) VALUES ('town', 'shop', 'map', zeroblob(16777216), 1)";
-        for sql in [insert, "DELETE FROM world_kv"] {
-            assert_eq!(writer.transact(|transaction| transaction.execute(sql, [])).unwrap(), 1);
-        }
-        let pages =
-            |writer: &Writer| -> i64 { writer.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap() };
-        let before = pages(&writer);
-        writer.tidy();
-        assert!(writer.untidy && (before - VACUUM_PAGES - 8..before).contains(&pages(&writer)));
-        while writer.untidy {
-            writer.tidy();
-        }
-        assert!((FREE_PAGES..FREE_PAGES + 100).contains(&pages(&writer)));
     }
 }

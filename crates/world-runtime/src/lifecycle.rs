@@ -158,6 +158,8 @@ impl World {
     /// Ask for an instance.
     pub(crate) fn want(&mut self, key: ScriptKey) {
         let now_ns = self.now_ns();
+        // One that an operator or a new version brings back waits for nothing any more.
+        self.resting.retain(|(_, other)| *other != key);
         if let Some(slot) = self.slot_mut(key) {
             slot.state = ScriptState::Restarting;
             slot.life += 1;
@@ -214,7 +216,6 @@ impl World {
                 }
                 let script = slot.parts.name.clone();
                 self.set_aside.push_back(SetAside { script, tick, end: end.clone(), call });
-                self.set_aside_count += 1;
             } else {
                 slot.suspect = Some(call);
             }
@@ -324,7 +325,9 @@ impl World {
         }
         self.want(key);
         if self.config.builds_itself {
-            self.restart_due(0, &mut TickReport::default());
+            let mut report = TickReport::default();
+            self.restart_due(0, &mut report);
+            self.ends.append(&mut report.ends);
         }
     }
 

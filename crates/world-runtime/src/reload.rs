@@ -212,13 +212,6 @@ impl World {
         self.slots.iter().flatten().filter(|slot| slot.parts.manifest.name == script).map(|slot| slot.key).collect()
     }
 
-    /// Scripts of this world that run a script, and how many of them are paused in the middle of a call.
-    pub fn instances_of(&self, script: ScriptId) -> (usize, usize) {
-        let keys = self.keys_of(script);
-        let paused = |key: &&ScriptKey| self.hot[key.0 as usize].instance.as_ref().is_some_and(ScriptInstance::is_paused);
-        (keys.len(), keys.iter().filter(paused).count())
-    }
-
     /// What a new version is tried out in: a copy of the state of one script and of the engine. `None`: no script of this world runs it,
     /// or the engine cannot be copied.
     pub fn rehearsal(&mut self, order: &ReloadOrder, dt: f32) -> Option<Rehearsal> {
@@ -488,10 +481,7 @@ impl World {
             _ if late => self.want(key),
             // A new version is another chance.
             ScriptState::Parked { .. } => self.resume_now(key),
-            ScriptState::Restarting => {
-                self.resting.retain(|(_, other)| *other != key);
-                self.want(key);
-            }
+            ScriptState::Restarting => self.want(key),
             state => {
                 if let Some(slot) = self.slot_mut(key) {
                     slot.state = state;
@@ -506,7 +496,13 @@ impl World {
         if let Some(reload) = self.reload.take() {
             self.discarded.extend(reload.retired.into_iter().filter_map(|old| old.instance));
             self.discarded.extend(reload.fresh.into_values());
+            self.count_modules();
         }
+    }
+
+    /// A version that no script runs any more does not count against the bound.
+    fn count_modules(&mut self) {
+        self.modules = self.slots.iter().flatten().map(|slot| slot.parts.module.source_digest()).collect();
     }
 
     /// The old version comes back, as it was at the swap.
@@ -549,6 +545,7 @@ impl World {
                 slot.state = ScriptState::Running;
             }
         }
+        self.count_modules();
     }
 }
 

@@ -131,7 +131,6 @@ pub struct World {
     /// Scripts that ended outside of a tick: the next report has them.
     pub(crate) ends: Vec<ScriptEnd>,
     pub(crate) set_aside: VecDeque<SetAside>,
-    pub(crate) set_aside_count: u64,
     /// Instances to be dropped by somebody who has time.
     pub(crate) discarded: Vec<ScriptInstance>,
     pub(crate) escalated: Option<End>,
@@ -166,7 +165,6 @@ impl World {
             failed: Vec::new(),
             ends: Vec::new(),
             set_aside: VecDeque::new(),
-            set_aside_count: 0,
             discarded: Vec::new(),
             escalated: None,
             reload: None,

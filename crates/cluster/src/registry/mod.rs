@@ -65,16 +65,6 @@ pub enum RegistryError {
         /// The version.
         version: Version,
     },
-    /// A version that is used or kept cannot go.
-    #[error("{script} version {version} is {why}")]
-    Kept {
-        /// The script.
-        script: ScriptId,
-        /// The version.
-        version: Version,
-        /// Why it stays.
-        why: &'static str,
-    },
     /// The new version was tried out or watched, and is not used.
     #[error("{script} version {version} was rolled back: {reason}")]
     RolledBack {

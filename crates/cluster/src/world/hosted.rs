@@ -72,7 +72,7 @@ pub(crate) struct HostedWorld {
     /// When something last came in from outside.
     busy_ns: u64,
     reload_told: Option<ReloadPhase>,
-    ticks: Histogram<u64>,
+    ticks: Histogram<u32>,
     totals: Totals,
 }
 
@@ -108,8 +108,8 @@ impl HostedWorld {
             hibernate_ns: pace.hibernate_ns,
             busy_ns: now_ns,
             reload_told: None,
-            // A tick of a second is recorded as one: what matters is below it. Small, since there are thousands of these.
-            ticks: Histogram::new_with_bounds(1, 1_000_000_000, 1).expect("these bounds are valid"),
+            // To one percent; a tick of more than a second is recorded as one. 12 KiB, and there are thousands of these.
+            ticks: Histogram::new_with_bounds(1, 1_000_000_000, 2).expect("these bounds are valid"),
             totals: Totals::default(),
         }
     }
