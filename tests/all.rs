@@ -6,6 +6,7 @@
 
 mod abi;
 mod cli;
+mod cluster;
 mod compile;
 mod hostile;
 mod layers;

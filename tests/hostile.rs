@@ -383,7 +383,15 @@ fn a_start_function_that_does_not_end_well_is_refused_when_its_script_is_added()
 }
 
 fn message() -> InboundCall {
-    InboundCall { world: None, from: 1, call: 0, script: "hostile".into(), method: "greet".into(), payload: vec![1; 100] }
+    InboundCall {
+        world: None,
+        from: 1,
+        call: 0,
+        script: "hostile".into(),
+        method: "greet".into(),
+        payload: vec![1; 100],
+        delivery: 0,
+    }
 }
 
 /// A script that gets messages, with this `aether_alloc`.

@@ -329,7 +329,7 @@ pub fn wait_for(node: &Node, seen: u64, world: &str, script: &str, begin: &str) 
 /// A message of nobody's.
 pub fn message(script: &str, method: &str, payload: &[u8]) -> Inbound {
     let (script, method, payload) = (script.to_owned(), method.to_owned(), payload.to_vec());
-    Inbound::Call(InboundCall { world: None, from: 1, call: 0, script, method, payload })
+    Inbound::Call(InboundCall { world: None, from: 1, call: 0, script, method, payload, delivery: 0 })
 }
 
 /// What a script knows: its ticks, the last number it was sent, its version and its mark.

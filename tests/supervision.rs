@@ -244,7 +244,7 @@ fn script_of<'a>(status: &'a WorldStatus, name: &str) -> &'a ScriptStatus {
 #[track_caller]
 fn send(node: &Node, world: &str, script: &str, method: &str, payload: &[u8]) {
     let (script, method, payload) = (script.to_owned(), method.to_owned(), payload.to_vec());
-    let call = InboundCall { world: None, from: 7, call: 0, script, method, payload };
+    let call = InboundCall { world: None, from: 7, call: 0, script, method, payload, delivery: 0 };
     assert!(node.send(world, Inbound::Call(call)), "{world} takes no messages:\n{}", story(node));
 }
 
@@ -436,7 +436,7 @@ fn a_message_that_ends_its_script_twice_is_set_aside_and_the_next_one_is_handled
     assert_eq!(set_aside[0].script, "counter");
     assert!(set_aside[0].end.to_string().contains("unreachable"), "{set_aside:?}");
     // Bit 62: a player.
-    let message = Message { from: 7 | (1 << 62), call: 0, method: "trap".into(), payload: vec![9] };
+    let message = Message { from: 7 | (1 << 62), call: 0, method: "trap".into(), payload: vec![9], delivery: 0 };
     assert_eq!(set_aside[0].call, Call::Message(Box::new(message)));
 
     goes_on(&node, "home", "counter", 20);
@@ -500,7 +500,15 @@ fn damage(dir: &TempDir, world: &str, data: &[u8]) {
     let world = WorldId::new(world).unwrap();
     let Claim { generation, commit_seq: after_seq } = store.claim(&world).unwrap();
     let checkpoint = Some(data.to_vec());
-    let batch = Batch { world, generation, after_seq, writes: Vec::new(), checkpoint, checkpoint_name: None };
+    let batch = Batch {
+        world,
+        generation,
+        after_seq,
+        writes: Vec::new(),
+        messages: Default::default(),
+        checkpoint,
+        checkpoint_name: None,
+    };
     let (done, durable) = std::sync::mpsc::channel();
     store.commit(batch, Box::new(move |result| done.send(result).unwrap())).unwrap();
     durable.recv().unwrap().unwrap();

@@ -207,7 +207,7 @@ fn of_all_worlds<T>(of: impl Fn(&str) -> T) -> Worlds<T> {
 }
 
 /// What the scripts have in common. They keep numbers of eight bytes under keys of text.
-const COMMON: &str = r#"
+pub(crate) const COMMON: &str = r#"
   (import "aether:storage" "get" (func $get (param i32 i32 i32 i32) (result i32)))
   (import "aether:storage" "set" (func $set (param i32 i32 i32 i32) (result i32)))
   (import "aether:ui" "set_text" (func $set_text (param i64 i32 i32 i32 i32) (result i32)))
@@ -248,12 +248,12 @@ const COMMON: &str = r#"
       (local.get $at) (i32.sub (i32.const 128) (local.get $at)))))"#;
 
 /// One with a state, if an empty one, goes on when its world starts: its calls are still open then, and their answers reach it.
-const NO_STATE: &str = r#"
+pub(crate) const NO_STATE: &str = r#"
   (func (export "save_state") (result i64) (i64.const 0))
   (func (export "restore_state") (param i32 i32 i32) (result i32) (i32.const 0))"#;
 
 /// Counts its ticks in storage and shows what it counted.
-const LEDGER: &str = r#"
+pub(crate) const LEDGER: &str = r#"
   (data (i32.const 0) "countertwinledger")
   (func (export "on_tick") (param f32)
     (local $number i64)
@@ -263,7 +263,7 @@ const LEDGER: &str = r#"
     (drop (call $show (i32.const 11) (i32.const 6) (local.get $number))))"#;
 
 /// Counts its ticks in memory and shows what it counted.
-const DIARY: &str = r#"
+pub(crate) const DIARY: &str = r#"
   (data (i32.const 0) "diary") (data (i32.const 256) "DIARY-IS")
   (global $number (mut i64) (i64.const 0))
   (func (export "on_tick") (param f32)
@@ -319,7 +319,7 @@ const RECEIVER: &str = r#"
     (drop (call $reply (local.get $call) (local.get $address) (local.get $length))))"#;
 
 /// Its allowances are so large that no tick, however short after a start, has half of what it needs.
-fn put_script(dir: &Path, name: &str, limits: &str, text: &str) {
+pub(crate) fn put_script(dir: &Path, name: &str, limits: &str, text: &str) {
     let namespace = name.split('-').next().unwrap();
     let manifest = format!(
         "name = \"{name}\"\n\
@@ -440,10 +440,10 @@ impl Drop for Process {
     }
 }
 
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
@@ -458,7 +458,7 @@ impl Random {
     }
 }
 
-fn is_long() -> bool {
+pub(crate) fn is_long() -> bool {
     std::env::var_os("AETHER_LONG").is_some()
 }
 

@@ -81,8 +81,15 @@ pub(crate) fn run() {
         until(&node, name, Instant::now(), |state| *state == WorldState::Asleep);
         let begun = Instant::now();
         // The state is set a moment before the last of it has left memory.
-        let call =
-            InboundCall { world: None, from: 1, call: 0, script: "mover-1".into(), method: "hello".into(), payload: vec![] };
+        let call = InboundCall {
+            world: None,
+            from: 1,
+            call: 0,
+            script: "mover-1".into(),
+            method: "hello".into(),
+            payload: vec![],
+            delivery: 0,
+        };
         assert!(node.send(name, Inbound::Call(call)));
         wakes.push(until(&node, name, begun, |state| *state == WorldState::Ticking).as_secs_f64() * 1e3);
     }

@@ -92,7 +92,7 @@ impl Client {
     }
 
     /// Publish a script, or say what that would do.
-    pub fn publish(&self, manifest: String, wasm: &[u8], plan: bool) -> Result<Value, ClientError> {
-        self.ask(&Request::Publish { plan }, &PublishBody { manifest, wasm: BASE64_STANDARD.encode(wasm) })
+    pub fn publish(&self, manifest: String, wasm: &[u8], plan: bool, canary: Option<usize>) -> Result<Value, ClientError> {
+        self.ask(&Request::Publish { plan, canary }, &PublishBody { manifest, wasm: BASE64_STANDARD.encode(wasm) })
     }
 }

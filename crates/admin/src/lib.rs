@@ -5,6 +5,7 @@
 //! Not here: an address for other machines, roles, the dashboard.
 
 mod client;
+mod cluster;
 mod problem;
 mod server;
 
@@ -37,6 +38,14 @@ pub struct PublishBody {
 pub struct CheckpointBody {
     /// Its name; one without goes when newer ones come.
     pub name: Option<String>,
+}
+
+/// Where to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveBody {
+    /// The node's name.
+    pub node: String,
 }
 
 /// Which checkpoint.
@@ -74,6 +83,23 @@ pub enum Request {
     Publish {
         /// Only say it.
         plan: bool,
+        /// In so many worlds first.
+        canary: Option<usize>,
+    },
+    /// Who is in the cluster, and who runs what.
+    Cluster,
+    /// What placement would move now.
+    PlacementPlan,
+    /// Move a world to a node.
+    Move(String),
+    /// Let placement move a world again.
+    Unpin(String),
+    /// Have a node give its worlds away, or take worlds again.
+    Drain {
+        /// The node.
+        node: String,
+        /// Give, or take.
+        on: bool,
     },
     /// Bring another version into the worlds.
     Rollback(ScriptId),
@@ -108,7 +134,13 @@ impl Request {
         match self {
             Request::Status => ("GET", "/v1/status".into()),
             Request::Versions => ("GET", "/v1/versions".into()),
-            Request::Publish { plan } => ("POST", format!("/v1/publish?plan={plan}")),
+            Request::Publish { plan, canary: None } => ("POST", format!("/v1/publish?plan={plan}")),
+            Request::Publish { plan, canary: Some(worlds) } => ("POST", format!("/v1/publish?plan={plan}&canary={worlds}")),
+            Request::Cluster => ("GET", "/v1/cluster".into()),
+            Request::PlacementPlan => ("GET", "/v1/placement/plan".into()),
+            Request::Move(world) => ("POST", format!("/v1/worlds/{world}/move")),
+            Request::Unpin(world) => ("POST", format!("/v1/worlds/{world}/unpin")),
+            Request::Drain { node, on } => ("POST", format!("/v1/nodes/{node}/{}", if *on { "drain" } else { "undrain" })),
             Request::Rollback(script) => ("POST", format!("/v1/scripts/{script}/rollback")),
             Request::Pin(script, version) => ("POST", format!("/v1/scripts/{script}/versions/{version}/pin")),
             Request::Collect => ("POST", "/v1/collect".into()),

@@ -38,7 +38,8 @@ impl From<AskError> for Problem {
         let status = match &error {
             AskError::NoWorld(_) => StatusCode::NOT_FOUND,
             AskError::Late(_) => StatusCode::GATEWAY_TIMEOUT,
-            AskError::Gone(_) | AskError::Refused(_) => StatusCode::CONFLICT,
+            AskError::Elsewhere { .. } => StatusCode::MISDIRECTED_REQUEST,
+            AskError::Gone(_) | AskError::Refused(_) | AskError::NoCluster => StatusCode::CONFLICT,
         };
         Problem::new(status, error)
     }

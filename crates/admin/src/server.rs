@@ -82,8 +82,8 @@ pub fn serve(node: Arc<Node>, path: PathBuf) -> Result<Server, ServeError> {
     Ok(Server { path, runtime: Some(runtime) })
 }
 
-type Shared = State<Arc<Node>>;
-type Answer = Result<Json<Value>, Problem>;
+pub(crate) type Shared = State<Arc<Node>>;
+pub(crate) type Answer = Result<Json<Value>, Problem>;
 
 fn router(node: Arc<Node>) -> Router {
     Router::new()
@@ -99,13 +99,14 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/worlds/{world}/checkpoints", get(checkpoints).post(checkpoint))
         .route("/v1/worlds/{world}/restore", post(restore))
         .route("/v1/worlds/{world}/set-aside", get(set_aside))
+        .merge(crate::cluster::routes())
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(node)
 }
 
 /// A node's calls wait for actors: off the threads that serve.
-async fn ask<R: Serialize + Send + 'static, E: Into<Problem> + Send + 'static>(
+pub(crate) async fn ask<R: Serialize + Send + 'static, E: Into<Problem> + Send + 'static>(
     node: Arc<Node>,
     f: impl FnOnce(&Node) -> Result<R, E> + Send + 'static,
 ) -> Answer {
@@ -114,7 +115,7 @@ async fn ask<R: Serialize + Send + 'static, E: Into<Problem> + Send + 'static>(
     serde_json::to_value(answer).map(Json).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error))
 }
 
-fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
+pub(crate) fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
     match body {
         Ok(Json(body)) => Ok(body),
         Err(error) => Err(Problem::new(error.status(), error.body_text())),
@@ -137,15 +138,18 @@ async fn versions(State(node): Shared) -> Answer {
 struct PlanQuery {
     #[serde(default)]
     plan: bool,
+    /// So many worlds first.
+    canary: Option<usize>,
 }
 
 async fn publish(State(node): Shared, Query(query): Query<PlanQuery>, given: Result<Json<PublishBody>, JsonRejection>) -> Answer {
     let PublishBody { manifest, wasm } = body(given)?;
     let wasm = BASE64_STANDARD.decode(wasm).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("wasm: {error}")))?;
     let source = Source { manifest, wasm };
-    match query.plan {
-        true => ask(node, move |node| node.plan(source)).await,
-        false => ask(node, move |node| node.publish(source)).await,
+    match (query.plan, query.canary) {
+        (true, _) => ask(node, move |node| node.plan(source)).await,
+        (false, None) => ask(node, move |node| node.publish(source)).await,
+        (false, Some(worlds)) => ask(node, move |node| node.publish_canary(source, worlds)).await,
     }
 }
 

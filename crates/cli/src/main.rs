@@ -2,6 +2,7 @@
 //!
 //! Start with [`main`]; each command has a file. Not here: what the commands do to worlds and scripts.
 
+mod cluster;
 mod config_file;
 mod operate;
 mod run;
@@ -30,6 +31,12 @@ enum Command {
         after_help = "Examples:\n  aether run cluster-config/dev.toml\n  AETHER_LIMITS__TICK_HZ=10 aether run cluster-config/dev.toml --plain --seconds 30"
     )]
     Run(run::RunArgs),
+    /// Boot one node of a cluster and show what its worlds cost. Ctrl-C gives the worlds to the other nodes and stops.
+    #[command(after_help = "Example:\n  aether node cluster-config/three-node.toml --name a")]
+    Node(cluster::NodeCommand),
+    /// Certificates of a cluster.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Try scripts without a server.
     #[command(subcommand)]
     Script(script::ScriptCommand),
@@ -59,9 +66,14 @@ fn main() -> ExitCode {
         return aether_scripting::compile::worker(args);
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("AETHER_LOG").unwrap_or_else(|_| "warn".into());
+    // At `debug` it prints whole messages, and what nodes prove to each other who they are with.
+    let quiet = "ractor_cluster=warn".parse().expect("this is a directive");
+    let filter = if filter.to_string().contains("ractor_cluster") { filter } else { filter.add_directive(quiet) };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Node(args) => cluster::node(&args),
+        Command::Cluster(command) => cluster::cluster(&command),
         Command::Script(command) => script::run(command),
         Command::Operate(command) => operate::run(&command, &cli.node),
         Command::CheckConfig { file } => config_file::load(&file).map(|config| {

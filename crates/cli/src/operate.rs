@@ -4,7 +4,7 @@
 //! questions and answers themselves (`aether-admin`).
 
 use crate::{CommandResult, config_file, say};
-use aether_admin::{CheckpointBody, Client, PinBody, Request, RestoreBody, RollbackBody, socket_path};
+use aether_admin::{CheckpointBody, Client, MoveBody, PinBody, Request, RestoreBody, RollbackBody, socket_path};
 use aether_scripting::{ScriptId, Version};
 use aether_types::WorldId;
 use clap::{Args, Subcommand};
@@ -18,6 +18,9 @@ pub(crate) struct NodeArgs {
     /// For commands to a running node: the cluster file that it was started with.
     #[arg(long, global = true, value_name = "FILE", default_value = "cluster-config/dev.toml")]
     cluster: PathBuf,
+    /// For commands to a running node of a cluster: which of the file's nodes. The first, if it says nothing.
+    #[arg(long, global = true, value_name = "NAME")]
+    node: Option<String>,
     /// For commands to a running node: how the answer is printed.
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     output: OutputFormat,
@@ -44,6 +47,9 @@ pub(crate) enum OperateCommand {
         /// Only say what would happen: compile it and try it out on copies of the worlds' states.
         #[arg(long)]
         plan: bool,
+        /// In a cluster: swap in so many worlds first, and in the others only if it is well in those.
+        #[arg(long, value_name = "WORLDS", conflicts_with = "plan")]
+        canary: Option<usize>,
     },
     /// Bring another version of a script into the worlds: the one before, or this one.
     #[command(after_help = "Examples:\n  aether rollback door\n  aether rollback door --to 3")]
@@ -68,6 +74,35 @@ pub(crate) enum OperateCommand {
     },
     /// Remove old versions that nothing refers to.
     Collect,
+    /// The cluster's nodes.
+    Nodes,
+    /// Which node runs which world of the cluster.
+    Placement,
+    /// What placement would move now, and why.
+    Plan,
+    /// Move a world to a node, and leave it there.
+    #[command(after_help = "Example:\n  aether --cluster cluster-config/three-node.toml --node a move town-1 b")]
+    Move {
+        /// The world.
+        world: WorldId,
+        /// The node's name.
+        to: String,
+    },
+    /// Let placement move a world again.
+    Unpin {
+        /// The world.
+        world: WorldId,
+    },
+    /// Have a node give its worlds away and take none.
+    Drain {
+        /// The node's name.
+        name: String,
+    },
+    /// Have a node take worlds again.
+    Undrain {
+        /// The node's name.
+        name: String,
+    },
     /// The node's worlds.
     List,
     /// One world and its scripts.
@@ -119,14 +154,18 @@ pub(crate) enum OperateCommand {
 }
 
 pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
-    let config = config_file::load(&node.cluster)?;
+    let mut config = config_file::load(&node.cluster)?;
+    let first = config.cluster.as_ref().and_then(|cluster| Some(cluster.node.first()?.name.clone()));
+    if let Some(name) = node.node.clone().or(first) {
+        config = config.for_member(&name)?;
+    }
     let base = config_file::folder(&node.cluster);
     let client = Client::new(socket_path(&base.join(&config.node.data_dir)));
     let none = json!({});
     let (answer, lines) = match command {
-        OperateCommand::Publish { folder, plan } => {
+        OperateCommand::Publish { folder, plan, canary } => {
             let (manifest, wasm) = read_script(folder)?;
-            let answer = client.publish(manifest, &wasm, *plan)?;
+            let answer = client.publish(manifest, &wasm, *plan, *canary)?;
             let lines = if *plan { plan_lines(&answer) } else { reload_lines(&answer) };
             (answer, lines)
         }
@@ -160,6 +199,41 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
             let answer = client.ask(&Request::Collect, &none)?;
             let line = format!("removed {} versions and {} sources", answer["versions"], answer["sources"]);
             (answer, vec![line])
+        }
+        OperateCommand::Nodes => {
+            let answer = client.ask(&Request::Cluster, &none)?["nodes"].clone();
+            let lines = list(&answer).iter().map(node_line).collect();
+            (answer, lines)
+        }
+        OperateCommand::Placement => {
+            let answer = client.ask(&Request::Cluster, &none)?["worlds"].clone();
+            let lines = list(&answer).iter().map(placement_line).collect();
+            (answer, lines)
+        }
+        OperateCommand::Plan => {
+            let answer = client.ask(&Request::PlacementPlan, &none)?;
+            let mut lines: Vec<_> = list(&answer["moves"]).iter().map(move_line).collect();
+            let unplaced = |entry: &Value| format!("{}: no node for it: {}", text(&entry[0]), text(&entry[1]));
+            lines.extend(list(&answer["unplaced"]).iter().map(unplaced));
+            if lines.is_empty() {
+                lines.push("every world is where it should be".to_owned());
+            }
+            (answer, lines)
+        }
+        OperateCommand::Move { world, to } => {
+            let answer = client.ask(&Request::Move(world.to_string()), &MoveBody { node: to.clone() })?;
+            (answer, vec![format!("{world} goes to {to}")])
+        }
+        OperateCommand::Unpin { world } => {
+            (client.ask(&Request::Unpin(world.to_string()), &none)?, vec![format!("{world} goes where placement wants it")])
+        }
+        OperateCommand::Drain { name } => {
+            let answer = client.ask(&Request::Drain { node: name.clone(), on: true }, &none)?;
+            (answer, vec![format!("{name} gives its worlds away")])
+        }
+        OperateCommand::Undrain { name } => {
+            let answer = client.ask(&Request::Drain { node: name.clone(), on: false }, &none)?;
+            (answer, vec![format!("{name} takes worlds")])
         }
         OperateCommand::List => {
             let answer = client.ask(&Request::Status, &none)?;
@@ -259,6 +333,37 @@ fn plan_lines(plan: &Value) -> Vec<String> {
         lines.push(format!("world {}: {what}", text(&world["world"])));
     }
     lines
+}
+
+fn node_line(node: &Value) -> String {
+    format!(
+        "{:<12} {:<9} {:<22} worlds {:>5}  load {:.2} of {:.0}  lease {:>6} ms{}",
+        text(&node["name"]),
+        text(&node["state"]),
+        text(&node["address"]),
+        node["worlds"],
+        node["load"].as_f64().unwrap_or(0.0),
+        node["capacity"].as_f64().unwrap_or(0.0),
+        node["lease_left_ms"],
+        if node["linked"] == true { "  linked" } else { "" },
+    )
+}
+
+fn placement_line(world: &Value) -> String {
+    format!(
+        "{:<20} {:<12} generation {:>5}  load {:.4}{}{}",
+        text(&world["name"]),
+        world["owner"].as_str().unwrap_or("nobody"),
+        world["generation"],
+        world["load"].as_f64().unwrap_or(0.0),
+        if world["target"] == world["owner"] { String::new() } else { format!("  goes to {}", text(&world["target"])) },
+        if world["pinned"] == true { "  pinned" } else { "" },
+    )
+}
+
+fn move_line(step: &Value) -> String {
+    let from = step["from"].as_str().unwrap_or("nobody");
+    format!("{:<20} {from} -> {}  ({})", text(&step["world"]), text(&step["to"]), text(&step["why"]))
 }
 
 fn world_line(world: &Value) -> String {

@@ -2,10 +2,10 @@
 
 use crate::view::{self, View};
 use crate::{CommandResult, compiler, config_file, say};
-use aether_cluster::{Node, WorldState};
+use aether_cluster::{Node, NodeConfig, WorldState};
 use clap::Args;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,6 +16,13 @@ use std::time::{Duration, Instant};
 pub(crate) struct RunArgs {
     /// The cluster file.
     file: PathBuf,
+    #[command(flatten)]
+    show: ShowArgs,
+}
+
+/// How a running node is shown, and for how long.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
     /// Plain lines instead of the live view. Always so when standard output is not a terminal.
     #[arg(long)]
     plain: bool,
@@ -32,7 +39,11 @@ const REFRESH: Duration = Duration::from_millis(250);
 
 pub(crate) fn run(args: &RunArgs) -> CommandResult {
     let config = config_file::load(&args.file)?;
-    let base = config_file::folder(&args.file);
+    show(&config, config_file::folder(&args.file), &args.show)
+}
+
+/// Start a node, show it, stop it.
+pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> CommandResult {
     let signals = Arc::new(AtomicU32::new(0));
     let seen = Arc::clone(&signals);
     ctrlc::set_handler(move || {
@@ -43,15 +54,15 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
     })?;
     let begin = Instant::now();
     let terminal = std::io::stdout().is_terminal() && !args.plain && !args.json;
-    let node = Arc::new(Node::start(&config, base, compiler(), |what| tracing::info!(what, "starting"))?);
+    let node = Arc::new(Node::start(config, base, compiler(), |what| tracing::info!(what, "starting"))?);
     let server = aether_admin::serve(Arc::clone(&node), aether_admin::socket_path(&base.join(&config.node.data_dir)));
     let server = server.inspect_err(|_| drop(node.shut_down()))?;
     say(&format!(
         "node {} up in {:.0} ms: {} worlds, {} scripts. Ctrl-C saves and stops.",
         config.node.name,
         begin.elapsed().as_secs_f64() * 1e3,
-        crate::worlds(&config),
-        crate::scripts(&config)
+        crate::worlds(config),
+        crate::scripts(config)
     ));
     let deadline = args.seconds.map(|seconds| begin + Duration::from_secs(seconds.into()));
     let mut view: Box<dyn View> =
@@ -63,7 +74,7 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
         all_ended =
             !status.worlds.is_empty() && status.worlds.iter().all(|world| matches!(world.state, WorldState::Parked { .. }));
         // Also when the screen is gone: what follows saves the worlds.
-        if view.show(&status, node.events()).unwrap_or(true) {
+        if view.show(&status, node.cluster().as_ref(), node.events()).unwrap_or(true) {
             break;
         }
         std::thread::sleep(REFRESH);
@@ -82,6 +93,9 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
         say(&format!("world {world} was NOT saved: {cause}"));
     }
     let seconds = begin.elapsed().as_secs_f64();
+    if report.moved > 0 {
+        say(&format!("{} worlds run on other nodes now.", report.moved));
+    }
     say(&format!("{} worlds saved in {:.0} ms. Run the same command to go on.", report.saved, seconds * 1e3));
     Ok(if report.failed.is_empty() && !all_ended { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

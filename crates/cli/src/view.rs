@@ -1,7 +1,7 @@
 //! What `aether run` shows: a live view in a terminal, plain lines elsewhere.
 
 use crate::say;
-use aether_cluster::{EventLog, NodeStatus, WorldState, WorldStatus};
+use aether_cluster::{ClusterNode, ClusterStatus, EventLog, NodeStatus, WorldState, WorldStatus};
 use aether_scripting::abi::HostGroup;
 use aether_world_runtime::{ScriptState, ScriptStatus};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// Somewhere to show a node.
 pub(crate) trait View {
     /// Show it. `true`: the user wants to stop.
-    fn show(&mut self, status: &NodeStatus, events: &EventLog) -> io::Result<bool>;
+    fn show(&mut self, status: &NodeStatus, cluster: Option<&ClusterStatus>, events: &EventLog) -> io::Result<bool>;
 }
 
 fn state_text(state: &WorldState) -> String {
@@ -78,8 +78,23 @@ impl Lines {
     }
 }
 
+/// A node's status and its cluster's, for programs.
+#[derive(serde::Serialize)]
+struct JsonLine<'a> {
+    name: &'a str,
+    worlds: &'a [WorldStatus],
+    cluster: Option<&'a ClusterStatus>,
+}
+
+/// A cluster in a line.
+fn cluster_text(cluster: &ClusterStatus) -> String {
+    let node = |node: &ClusterNode| format!("{} {} {} worlds", node.name, node.state, node.worlds);
+    let living: Vec<_> = cluster.nodes.iter().filter(|node| node.state != "dead").map(node).collect();
+    format!("cluster {}: {}", cluster.name, living.join(", "))
+}
+
 impl View for Lines {
-    fn show(&mut self, status: &NodeStatus, events: &EventLog) -> io::Result<bool> {
+    fn show(&mut self, status: &NodeStatus, cluster: Option<&ClusterStatus>, events: &EventLog) -> io::Result<bool> {
         let (new, seen) = events.since(self.seen);
         self.seen = seen;
         if !self.json {
@@ -90,8 +105,12 @@ impl View for Lines {
         }
         self.last = Some(Instant::now());
         if self.json {
-            say(&serde_json::to_string(status).map_err(io::Error::other)?);
+            let line = JsonLine { name: &status.name, worlds: &status.worlds, cluster };
+            say(&serde_json::to_string(&line).map_err(io::Error::other)?);
             return Ok(false);
+        }
+        if let Some(cluster) = cluster {
+            say(&cluster_text(cluster));
         }
         for world in status.worlds.iter().filter(|world| world.state != WorldState::Starting) {
             say(&format!(
@@ -152,7 +171,7 @@ impl Drop for Terminal {
 }
 
 impl View for Terminal {
-    fn show(&mut self, status: &NodeStatus, events: &EventLog) -> io::Result<bool> {
+    fn show(&mut self, status: &NodeStatus, cluster: Option<&ClusterStatus>, events: &EventLog) -> io::Result<bool> {
         let (new, seen) = events.since(self.seen);
         self.seen = seen;
         self.lines.extend(new.iter().map(ToString::to_string));
@@ -174,7 +193,8 @@ impl View for Terminal {
         }
         self.selected = self.selected.min(status.worlds.len().saturating_sub(1));
         let (selected, lines) = (self.selected, &self.lines);
-        self.terminal.draw(|frame| draw(frame, status, selected, lines))?;
+        let title = cluster.map_or_else(|| " events ".to_owned(), |cluster| format!(" {} ", cluster_text(cluster)));
+        self.terminal.draw(|frame| draw(frame, status, selected, title, lines))?;
         Ok(false)
     }
 }
@@ -183,7 +203,7 @@ fn header(names: &[&'static str]) -> Row<'static> {
     Row::new(names.iter().map(|name| Cell::from(*name)).collect::<Vec<_>>()).style(Style::new().add_modifier(Modifier::BOLD))
 }
 
-fn draw(frame: &mut ratatui::Frame<'_>, status: &NodeStatus, selected: usize, lines: &[String]) {
+fn draw(frame: &mut ratatui::Frame<'_>, status: &NodeStatus, selected: usize, title: String, lines: &[String]) {
     let worlds_height = (status.worlds.len() as u16 + 3).min(frame.area().height / 3).max(4);
     let [worlds, scripts, log] =
         Layout::vertical([Constraint::Length(worlds_height), Constraint::Fill(2), Constraint::Fill(1)]).areas(frame.area());
@@ -193,7 +213,7 @@ fn draw(frame: &mut ratatui::Frame<'_>, status: &NodeStatus, selected: usize, li
     }
     let fit = log.height.saturating_sub(2) as usize;
     let text = lines[lines.len().saturating_sub(fit)..].join("\n");
-    frame.render_widget(Paragraph::new(text).block(Block::bordered().title(" events ")), log);
+    frame.render_widget(Paragraph::new(text).block(Block::bordered().title(title)), log);
 }
 
 fn worlds_table(status: &NodeStatus, selected: usize, height: u16) -> Table<'static> {
@@ -321,7 +341,7 @@ mod tests {
         };
         let status = NodeStatus { name: "dev".into(), worlds: vec![world] };
         let mut terminal = Ratatui::new(TestBackend::new(170, 30)).unwrap();
-        terminal.draw(|frame| draw(frame, &status, 0, &["town/greedy info: hello".to_owned()])).unwrap();
+        terminal.draw(|frame| draw(frame, &status, 0, " events ".to_owned(), &["town/greedy info: hello".to_owned()])).unwrap();
         let screen: String = terminal.backend().buffer().content().iter().map(|cell| cell.symbol()).collect();
         for wanted in
             ["town", "400.0", "900.5", "5.0%", "greedy v3", "paused", "123.5k", "2.50", "entity:1 network:2 script:7", "hello"]

@@ -15,12 +15,76 @@ use std::path::PathBuf;
 pub struct NodeConfig {
     /// The `[node]` table.
     pub node: NodeSection,
+    /// The `[cluster]` table; without it the node is alone.
+    pub cluster: Option<ClusterSection>,
     /// The `[server]` table: what the `AETHER_SERVER_*` variables override.
     pub server: ServerSection,
     /// The `[limits]` table: what every world gets that says nothing else.
     pub limits: WorldLimits,
     /// The `[[world]]` tables.
     pub world: Vec<WorldSpec>,
+}
+
+/// A cluster: nodes that share worlds, through one database and links between them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterSection {
+    /// Its name: in the nodes' certificates.
+    pub name: String,
+    /// The PostgreSQL database of directory and state, `postgres://USER@HOST:PORT/DATABASE`.
+    pub store: String,
+    /// The database's schema that holds the tables.
+    pub schema: String,
+    /// The folder with this node's certificates (`aether cluster issue`); `{node}` becomes its name.
+    pub identity: PathBuf,
+    /// How long a node that says nothing keeps its worlds. A failover takes as long.
+    pub lease_seconds: f64,
+    /// Worlds moved in a minute to even out load. What must move (a node is gone or drains) is not bounded.
+    pub moves_per_minute: u32,
+    /// Worlds on a node at most.
+    pub worlds_max: u32,
+    /// The `[[cluster.node]]` tables: what differs between nodes that share this file.
+    pub node: Vec<MemberSpec>,
+    /// Which of them this process is.
+    #[serde(skip)]
+    pub me: Option<MemberSpec>,
+}
+
+impl Default for ClusterSection {
+    fn default() -> ClusterSection {
+        ClusterSection {
+            name: "aether".into(),
+            store: "postgres://aether@127.0.0.1:5432/aether".into(),
+            schema: "aether".into(),
+            identity: "identity/{node}".into(),
+            lease_seconds: 10.0,
+            moves_per_minute: 30,
+            worlds_max: 10_000,
+            node: Vec::new(),
+            me: None,
+        }
+    }
+}
+
+/// A `[[cluster.node]]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberSpec {
+    /// Its name.
+    pub name: String,
+    /// Where it listens for other nodes, HOST:PORT.
+    pub listen: String,
+    /// Where they reach it, if that is another address.
+    pub advertise: Option<String>,
+    /// Where it keeps what is its own.
+    pub data_dir: PathBuf,
+}
+
+impl MemberSpec {
+    /// What other nodes dial.
+    pub fn address(&self) -> &str {
+        self.advertise.as_ref().unwrap_or(&self.listen)
+    }
 }
 
 /// The node itself.
@@ -286,6 +350,9 @@ impl NodeConfig {
         c.range("server.max_modules", self.server.max_modules, 1..=65_536, "1 to 65536");
         c.range("server.default_fuel", self.server.default_fuel, 1_000..=1_000_000_000, "1000 to 1000000000");
         c.range("server.default_memory_mb", self.server.default_memory_mb, 1..=64, "1 to 64");
+        if let Some(cluster) = &self.cluster {
+            check_cluster(&mut c, cluster);
+        }
         check_limits(&mut c, "limits", &self.limits);
         let mut names = std::collections::HashSet::new();
         for (i, world) in self.world.iter().enumerate() {
@@ -296,6 +363,32 @@ impl NodeConfig {
             check_scripts(&mut c, &at, world);
         }
         if c.0.is_empty() { Ok(()) } else { Err(ConfigError(c.0)) }
+    }
+}
+
+fn check_cluster(c: &mut Checker, cluster: &ClusterSection) {
+    for (field, name) in [("cluster.name", &cluster.name), ("cluster.schema", &cluster.schema)] {
+        if WorldId::new(name).is_err() {
+            c.bad(field, format!("{name:?}"), NAME);
+        }
+    }
+    if !cluster.store.starts_with("postgres://") && !cluster.store.starts_with("postgresql://") {
+        // Its value may hold a password.
+        c.bad("cluster.store", "another address".to_owned(), "postgres://USER@HOST:PORT/DATABASE");
+    }
+    c.range("cluster.lease_seconds", cluster.lease_seconds, 0.5..=300.0, "0.5 to 300");
+    c.range("cluster.moves_per_minute", cluster.moves_per_minute, 0..=100_000, "0 to 100000");
+    c.range("cluster.worlds_max", cluster.worlds_max, 1..=1_000_000, "1 to 1000000");
+    let mut names = std::collections::HashSet::new();
+    for (i, node) in cluster.node.iter().enumerate() {
+        let at = format!("cluster.node[{i}]");
+        check_names(c, &at, vec![node.name.clone()], &mut names, "a name that no other node has");
+        for (field, address) in [("listen", Some(&node.listen)), ("advertise", node.advertise.as_ref())] {
+            let port = address.and_then(|address| address.rsplit_once(':')).map(|(_, port)| port.parse::<u16>());
+            if let (Some(address), false) = (address, matches!(port, Some(Ok(_)))) {
+                c.bad(&format!("{at}.{field}"), format!("{address:?}"), "HOST:PORT");
+            }
+        }
     }
 }
 
@@ -354,6 +447,27 @@ fn check_scripts(c: &mut Checker, at: &str, world: &WorldSpec) {
         if script.position.iter().any(|v| v.is_nan() || v.abs() > 8_192.0) {
             c.bad(&format!("{at}.position"), format!("{:?}", script.position), "coordinates from -8192 to 8192");
         }
+    }
+}
+
+impl NodeConfig {
+    /// The configuration of one of a cluster's nodes.
+    pub fn for_member(mut self, name: &str) -> Result<NodeConfig, ConfigError> {
+        let bad =
+            |allowed| ConfigError(vec![FieldError { field: "the node's name".to_owned(), value: format!("{name:?}"), allowed }]);
+        let Some(cluster) = &mut self.cluster else {
+            return Err(bad("a name from [[cluster.node]]: the file has no [cluster] table"));
+        };
+        let Some(me) = cluster.node.iter().find(|node| node.name == name).cloned() else {
+            return Err(bad("the name of one of the file's [[cluster.node]] tables"));
+        };
+        let with_name = |path: &PathBuf| PathBuf::from(path.to_string_lossy().replace("{node}", name));
+        cluster.identity = with_name(&cluster.identity);
+        self.node.name = name.to_owned();
+        self.node.data_dir = with_name(&me.data_dir);
+        self.node.outputs = self.node.outputs.as_ref().map(with_name);
+        cluster.me = Some(me);
+        Ok(self)
     }
 }
 

@@ -46,6 +46,11 @@ pub enum NodeEvent {
         /// Whether it will not be started again.
         parked: bool,
     },
+    /// Something about the cluster.
+    Cluster {
+        /// What happened.
+        text: String,
+    },
     /// A reload got further.
     Reload {
         /// The script.
@@ -70,6 +75,7 @@ impl std::fmt::Display for NodeEvent {
             NodeEvent::Overload { world, action } => write!(f, "{world} overload: {action}"),
             NodeEvent::WorldEnded { world, cause, parked: true } => write!(f, "{world} parked: {cause}"),
             NodeEvent::WorldEnded { world, cause, parked: false } => write!(f, "{world} ended, comes back: {cause}"),
+            NodeEvent::Cluster { text } => write!(f, "cluster: {text}"),
             NodeEvent::Reload { script, text } => write!(f, "reload of {script}: {text}"),
         }
     }
@@ -98,6 +104,7 @@ impl EventLog {
             }
             NodeEvent::Overload { world, action } => tracing::info!(world, action, "overload"),
             NodeEvent::WorldEnded { world, cause, parked } => tracing::error!(world, cause, parked, "world ended"),
+            NodeEvent::Cluster { text } => tracing::info!(text, "cluster"),
             NodeEvent::Reload { script, text } => tracing::info!(script, text, "reload"),
         }
         let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,7 +6,10 @@
 
 pub mod config;
 mod events;
+mod link;
+mod membership;
 mod node;
+mod placement;
 mod registry;
 mod script;
 mod status;
@@ -14,9 +17,12 @@ mod ticker;
 mod world;
 
 pub use aether_world_runtime::SetAside;
-pub use config::{ConfigError, NodeConfig, WorldSpec};
+pub use config::{ClusterSection, ConfigError, MemberSpec, NodeConfig, WorldSpec};
 pub use events::{EventLog, NodeEvent};
+pub use link::pki;
+pub use membership::status::{ClusterLink, ClusterNode, ClusterStatus, ClusterWorld};
 pub use node::{AskError, Node, NodeError, StopReport};
+pub use placement::{Move, Plan, Why};
 pub use registry::actor::Source;
 pub use registry::reload::{PlannedWorld, PublishPlan, ReloadReport};
 pub use registry::{RegistryError, VersionInfo};

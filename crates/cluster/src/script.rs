@@ -22,6 +22,7 @@ pub(crate) enum Purpose {
 }
 
 /// What a script actor is told.
+#[derive(ractor_cluster::RactorMessage)]
 pub(crate) enum ScriptMessage {
     Build(BuildOrder, Purpose),
 }

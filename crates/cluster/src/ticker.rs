@@ -2,7 +2,6 @@
 //! that uses all of its budget makes no status, lease or request late.
 
 use crate::world::hosted::{HostedWorld, Round};
-use crate::world::mailbox::Router;
 use aether_world_runtime::End;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -39,7 +38,6 @@ struct Shared {
     due: Mutex<BinaryHeap<Due>>,
     wake: Condvar,
     stop: AtomicBool,
-    router: Arc<Router>,
 }
 
 /// The tick threads of a node.
@@ -49,14 +47,9 @@ pub(crate) struct Ticker {
 }
 
 impl Ticker {
-    pub fn start(threads: usize, router: Arc<Router>) -> std::io::Result<Ticker> {
-        let shared = Arc::new(Shared {
-            start: Instant::now(),
-            due: Mutex::default(),
-            wake: Condvar::new(),
-            stop: AtomicBool::new(false),
-            router,
-        });
+    pub fn start(threads: usize) -> std::io::Result<Ticker> {
+        let shared =
+            Arc::new(Shared { start: Instant::now(), due: Mutex::default(), wake: Condvar::new(), stop: AtomicBool::new(false) });
         let ticker = Ticker { shared, threads: Mutex::default() };
         for n in 0..threads {
             let shared = Arc::clone(&ticker.shared);
@@ -121,7 +114,7 @@ impl Shared {
 
     fn run(&self) {
         while let Some(Due { mut world, .. }) = self.next_due() {
-            match guarded(|| world.round(self.now_ns(), &self.router)) {
+            match guarded(|| world.round(self.now_ns())) {
                 Round::Continue => {
                     world.ticked(self.now_ns());
                     self.push(world);

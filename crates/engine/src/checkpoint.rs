@@ -22,6 +22,8 @@ pub(crate) enum SavedCall {
 impl SavedCall {
     fn of(call: &Call) -> Option<SavedCall> {
         match call {
+            // The store keeps it until it is done with.
+            Call::Message(message) if message.delivery != 0 => None,
             Call::Message(message) => Some(SavedCall::Message((**message).clone())),
             Call::Event(event) => Some(SavedCall::Event((**event).clone())),
             Call::Start | Call::Tick(_) | Call::Stop | Call::Save | Call::Restore { .. } => None,

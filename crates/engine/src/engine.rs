@@ -9,9 +9,9 @@ use crate::physics::Physics;
 use crate::prefab::PrefabSet;
 use crate::storage_api::Storage;
 use aether_scripting::output::{ClientCommand, InboundCall, OutboundCall, WorldOutput};
-use aether_scripting::{ApiError, ApiResult, Call, Caller, EntityId, Event, Host, HostStats, InstanceId, Vec3};
+use aether_scripting::{ApiError, ApiResult, Call, Caller, EntityId, EntityView, Event, Host, HostStats, InstanceId, Vec3};
 use aether_types::codec::CodecError;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 /// Settings of an engine.
@@ -59,6 +59,8 @@ pub struct Engine {
     pub(crate) sounds: Sounds,
     pub(crate) commands: Vec<ClientCommand>,
     pub(crate) outbound: Vec<OutboundCall>,
+    /// Worlds that do not take what was sent to them: nothing more is called there.
+    pub(crate) blocked: HashSet<String>,
     /// Who came out of a checkpoint and has not been added again yet.
     pub(crate) returning: Vec<checkpoint::SavedMember>,
     /// Bytes of all entities' components.
@@ -97,6 +99,7 @@ impl Engine {
             sounds: Sounds::default(),
             commands: Vec::new(),
             outbound: Vec::new(),
+            blocked: HashSet::new(),
             returning: Vec::new(),
             now_ns: 0,
             tick: 0,
@@ -277,8 +280,16 @@ impl Host for Engine {
         self.deliver_inbound(call)
     }
 
-    fn deliver_reply(&mut self, call: u64, payload: Vec<u8>) {
-        self.deliver_answer(call, payload);
+    fn deliver_reply(&mut self, call: u64, payload: Vec<u8>, delivery: u64) -> ApiResult<bool> {
+        self.deliver_answer(call, payload, delivery)
+    }
+
+    fn block_calls(&mut self, world: &str, blocked: bool) {
+        if blocked {
+            self.blocked.insert(world.to_owned());
+        } else {
+            self.blocked.remove(world);
+        }
     }
 
     fn save(&self, inboxes: bool) -> Result<Vec<u8>, CodecError> {
@@ -302,6 +313,17 @@ impl Host for Engine {
                 self.destroy(id);
             }
         }
+    }
+
+    fn entities(&self, max: usize) -> Vec<EntityView> {
+        let view = |(key, entity): (crate::entities::EntityKey, &crate::entities::Entity)| EntityView {
+            id: crate::entities::id_of(key).0,
+            kind: self.entities.kinds.get(entity.kind as usize).cloned().unwrap_or_default(),
+            x: entity.position.x,
+            y: entity.position.y,
+            z: entity.position.z,
+        };
+        self.entities.slots.iter().take(max).map(view).collect()
     }
 
     fn stats(&self) -> HostStats {

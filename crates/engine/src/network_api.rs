@@ -92,7 +92,7 @@ impl OpenCalls {
 
 impl Engine {
     pub(crate) fn deliver_inbound(&mut self, inbound: InboundCall) -> ApiResult<()> {
-        let InboundCall { world, from, call, script, method, payload } = inbound;
+        let InboundCall { world, from, call, script, method, payload, delivery } = inbound;
         let to = self.callers.find(&script).ok_or(ApiError::NotFound)?;
         let (from, number) = match world {
             // A player gets no answer by call: scripts send events.
@@ -101,24 +101,29 @@ impl Engine {
                 (from | ELSEWHERE, self.open_calls.open(Caller::Elsewhere { world, call }, Callee::Here(to), self.now_ns)?)
             }
         };
-        let pushed = self.callers.push(to, Call::Message(Box::new(Message { from, call: number, method, payload })));
+        let pushed = self.callers.push(to, Call::Message(Box::new(Message { from, call: number, method, payload, delivery })));
         if pushed.is_err() {
             self.open_calls.calls.remove(&number);
         }
         pushed
     }
 
-    pub(crate) fn deliver_answer(&mut self, call: u64, payload: Vec<u8>) {
+    /// `false`: nobody waits for it. Full: the call stays open, and the answer can be given again.
+    pub(crate) fn deliver_answer(&mut self, call: u64, payload: Vec<u8>, delivery: u64) -> ApiResult<bool> {
         // An answer that comes twice or too late finds no call.
-        let Some(open) = self.open_calls.calls.get(&call).filter(|open| open.callee == Callee::Elsewhere) else { return };
-        if let Caller::Here(instance) = open.caller {
-            let answer = Message { from: 0, call, method: String::new(), payload };
-            if self.callers.push(instance, Call::Message(Box::new(answer))).is_err() {
-                // It stays open, and its caller is told when its time is over.
-                return;
-            }
-        }
+        let Some(open) = self.open_calls.calls.get(&call).filter(|open| open.callee == Callee::Elsewhere) else {
+            return Ok(false);
+        };
+        let Caller::Here(instance) = open.caller else { return Ok(false) };
+        let answer = Message { from: 0, call, method: String::new(), payload, delivery };
+        let queued = match self.callers.push(instance, Call::Message(Box::new(answer))) {
+            Ok(()) => true,
+            // The caller has left the world.
+            Err(ApiError::NotFound) => false,
+            Err(error) => return Err(error),
+        };
         self.open_calls.calls.remove(&call);
+        Ok(queued)
     }
 }
 
@@ -129,6 +134,9 @@ impl NetworkApi for Engine {
         if let Some((world, script)) = target.split_once('/') {
             if world.is_empty() || script.is_empty() {
                 return Err(ApiError::BadArgument);
+            }
+            if self.blocked.contains(world) {
+                return Err(ApiError::Full);
             }
             let call = self.open_calls.open(Caller::Here(from), Callee::Elsewhere, self.now_ns)?;
             self.outbound.push(OutboundCall::Call {
@@ -143,7 +151,7 @@ impl NetworkApi for Engine {
         }
         let to = self.callers.find(target).ok_or(ApiError::NotFound)?;
         let call = self.open_calls.open(Caller::Here(from), Callee::Here(to), self.now_ns)?;
-        let pushed = self.callers.push(to, Call::Message(Box::new(Message { from: from.0, call, method, payload })));
+        let pushed = self.callers.push(to, Call::Message(Box::new(Message { from: from.0, call, method, payload, delivery: 0 })));
         if let Err(error) = pushed {
             self.open_calls.calls.remove(&call);
             return Err(error);
@@ -161,7 +169,13 @@ impl NetworkApi for Engine {
             // Full: the call stays open, and the script can try again.
             Caller::Here(to) => self.callers.push(
                 to,
-                Call::Message(Box::new(Message { from: from.0, call, method: String::new(), payload: payload.to_vec() })),
+                Call::Message(Box::new(Message {
+                    from: from.0,
+                    call,
+                    method: String::new(),
+                    payload: payload.to_vec(),
+                    delivery: 0,
+                })),
             )?,
             Caller::Elsewhere { world, call } => {
                 self.outbound.push(OutboundCall::Reply { world, call, payload: payload.to_vec() })

@@ -328,9 +328,14 @@ pub trait Host: EntityApi + PhysicsApi + UIApi + AudioApi + NetworkApi + Storage
         let _ = call;
         Err(ApiError::Unsupported)
     }
-    /// The answer to a call that left this world.
-    fn deliver_reply(&mut self, call: u64, payload: Vec<u8>) {
-        let _ = (call, payload);
+    /// The answer to a call that left this world. `false`: nobody waits for it any more. `delivery`: see [`crate::Message::delivery`].
+    fn deliver_reply(&mut self, call: u64, payload: Vec<u8>, delivery: u64) -> ApiResult<bool> {
+        let _ = (call, payload, delivery);
+        Err(ApiError::Unsupported)
+    }
+    /// Refuse calls to another world, since it does not take what was sent to it, or take them again.
+    fn block_calls(&mut self, world: &str, blocked: bool) {
+        let _ = (world, blocked);
     }
     /// Everything that a checkpoint must hold; messages that wait in inboxes only if asked for.
     fn save(&self, inboxes: bool) -> Result<Vec<u8>, CodecError> {
@@ -348,10 +353,30 @@ pub trait Host: EntityApi + PhysicsApi + UIApi + AudioApi + NetworkApi + Storage
     }
     /// Every script that is to go on has been added: what belongs to the others goes.
     fn finish_restore(&mut self) {}
+    /// What is where, for people: so many entities at most.
+    fn entities(&self, max: usize) -> Vec<EntityView> {
+        let _ = max;
+        Vec::new()
+    }
     /// Counters for people.
     fn stats(&self) -> HostStats {
         HostStats::default()
     }
+}
+
+/// An entity, for people who look at a world from above.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct EntityView {
+    /// Its number.
+    pub id: u64,
+    /// Its kind.
+    pub kind: String,
+    /// East, metres.
+    pub x: f32,
+    /// Up, metres.
+    pub y: f32,
+    /// South, metres.
+    pub z: f32,
 }
 
 /// A host without an engine: every call is [`ApiError::Unsupported`]. For running a script outside a world.

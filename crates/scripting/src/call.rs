@@ -23,6 +23,9 @@ pub struct Message {
     pub method: String,
     /// Its argument or result.
     pub payload: Vec<u8>,
+    /// Under which number its world wants to know that it was done with; 0: it does not. The script does not see it.
+    #[serde(skip)]
+    pub delivery: u64,
 }
 
 /// An event for `on_event`. The numbers of kinds are in `wit/aether.wit`.
@@ -193,7 +196,7 @@ pub(crate) async fn perform(
         }
         Call::Message(message) => {
             if let Some(f) = export!(store, exports, on_message) {
-                let Message { from, call, method, payload } = &**message;
+                let Message { from, call, method, payload, .. } = &**message;
                 let address = hand_over(store, exports, fibre, &[method.as_bytes(), payload]).await?;
                 invoke!(fibre, store, f, (*from as i64, *call as i64, address, method.len() as i32, payload.len() as i32))?;
             }

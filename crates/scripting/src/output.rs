@@ -142,6 +142,9 @@ pub struct InboundCall {
     pub method: String,
     /// Its argument.
     pub payload: Vec<u8>,
+    /// See [`crate::Message::delivery`].
+    #[serde(skip)]
+    pub delivery: u64,
 }
 
 /// A write of a tick's batch.

@@ -3,12 +3,17 @@
 //! Start with [`Store`]. Every write of a world carries the generation that it was claimed with and the number of the commit it
 //! expects, and is refused in the same transaction if either is not the store's: a fence protects only its own transaction.
 //! [`SqliteStore`] is the embedded one: one file, one writer thread, group commit, and blobs in files of their own (`blobs.rs`).
+//! [`PostgresStore`] is that of a cluster, and the cluster's [`Directory`] too: a fence and the data that it protects are in one database.
 //! Not here: what the bytes mean, and which versions are worth keeping.
 
 mod blobs;
+mod directory;
+mod postgres;
 mod sqlite;
 mod writer;
 
+pub use directory::{Directory, NodeId, NodeInfo, NodeRow, NodeState, ReloadPhase, ReloadRow, WorldRow};
+pub use postgres::{PostgresOptions, PostgresStore};
 pub use sqlite::{Options, SqliteStore};
 
 use aether_types::{Blame, Digest, Generation, ScriptId, Version, WorldId};
@@ -34,6 +39,66 @@ pub struct KvWrite {
     pub value: Option<Vec<u8>>,
 }
 
+/// How far the messages between a world and one other world have come. Both numbers begin at 0 and count messages, each direction
+/// its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channel {
+    /// The other world.
+    pub peer: WorldId,
+    /// The last message that was sent to it.
+    pub sent: u64,
+    /// The last message from it that was taken.
+    pub taken: u64,
+}
+
+/// A message on its way from or to another world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// The other world.
+    pub peer: WorldId,
+    /// Its number, of those to (outbox) or from (inbox) that world.
+    pub number: u64,
+    /// What.
+    pub data: Vec<u8>,
+}
+
+/// What a tick changes about a world's messages to and from other worlds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MessageWrites {
+    /// New values; each peer at most once.
+    pub channels: Vec<Channel>,
+    /// Sent in this tick, and kept until the other world has them.
+    pub sent: Vec<StoredMessage>,
+    /// The other world has those up to and with this number: they go.
+    pub delivered: Vec<(WorldId, u64)>,
+    /// Taken, but no script has done with them yet: kept until then.
+    pub taken: Vec<StoredMessage>,
+    /// Done with, of those that are kept.
+    pub done: Vec<(WorldId, u64)>,
+}
+
+impl MessageWrites {
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.channels.is_empty()
+            && self.sent.is_empty()
+            && self.delivered.is_empty()
+            && self.taken.is_empty()
+            && self.done.is_empty()
+    }
+}
+
+/// A world's messages, as its store has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Messages {
+    /// By peer.
+    pub channels: Vec<Channel>,
+    /// Not known to have arrived; by peer and number.
+    pub outbox: Vec<StoredMessage>,
+    /// Taken and not done with; by peer and number.
+    pub inbox: Vec<StoredMessage>,
+}
+
 /// What one tick of a world makes durable. All of it or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
@@ -45,6 +110,8 @@ pub struct Batch {
     pub after_seq: u64,
     /// Keys; each at most once.
     pub writes: Vec<KvWrite>,
+    /// To and from other worlds.
+    pub messages: MessageWrites,
     /// A checkpoint, which holds everything up to this commit.
     pub checkpoint: Option<Vec<u8>>,
     /// What an operator calls this checkpoint: it is kept beside those that come by themselves. Nothing without a checkpoint.
@@ -95,6 +162,17 @@ pub enum StoreError {
         /// What it thought was the last commit, or wanted to be the last checkpoint.
         after_seq: u64,
     },
+    /// Another node runs the world, and is not known to be dead.
+    #[error("world {world} belongs to node {owner}, which is not dead: it must release it, or its lease must lapse")]
+    Owned {
+        /// The world.
+        world: WorldId,
+        /// The node.
+        owner: String,
+    },
+    /// This node's lease was lost: the others think it dead. It must drop its worlds and join again as a new one.
+    #[error("node {0} was declared dead: it stops its worlds and joins again")]
+    DeclaredDead(String),
     /// Another process has the data directory.
     #[error("{0} is in use by another process: one node has one data directory")]
     Locked(PathBuf),
@@ -159,6 +237,8 @@ impl StoreError {
         match self {
             StoreError::TooLarge { .. } => Blame::Script,
             StoreError::Fenced { .. }
+            | StoreError::Owned { .. }
+            | StoreError::DeclaredDead(_)
             | StoreError::Locked(_)
             | StoreError::Database { .. }
             | StoreError::Busy { .. }
@@ -178,10 +258,16 @@ pub type CheckpointEntry = (u64, Option<String>, u64);
 
 /// Durable state. What returns no [`Done`] is durable when it returns.
 pub trait Store: Send + Sync {
-    /// Take a world over: its generation rises, and writes of older ones are refused from now on.
+    /// Take a world over: its generation rises, and writes of older ones are refused from now on. In a cluster refused while another
+    /// node has it.
     fn claim(&self, world: &WorldId) -> Result<Claim, StoreError>;
+    /// Nobody runs it from now on, so that somebody else may. Refused if the generation is not the world's any more. Everything that
+    /// was committed for it must be durable before.
+    fn release(&self, world: &WorldId, generation: Generation) -> Result<(), StoreError>;
     /// All key-value data of a world.
     fn load_keys(&self, world: &WorldId) -> Result<Vec<StoredKey>, StoreError>;
+    /// Its messages to and from other worlds.
+    fn load_messages(&self, world: &WorldId) -> Result<Messages, StoreError>;
     /// The checkpoints that are kept, in the order in which a start tries them: newest first. Only after an older one was
     /// restored ([`Store::remove_checkpoints_after`]) do named ones that are newer than that one come last.
     fn load_checkpoints(&self, world: &WorldId) -> Result<Vec<StoredCheckpoint>, StoreError>;
@@ -198,6 +284,9 @@ pub trait Store: Send + Sync {
 
     /// Write down the next version of a script: its number is never used again, also not after it was forgotten.
     fn add_version(&self, script: ScriptId, source: Digest, manifest: &str) -> Result<Version, StoreError>;
+    /// The version with this source and manifest, the newest if there are several; a new one, as by [`Store::add_version`], if there is
+    /// none. Of those who ask for the same at once one makes it and all get it.
+    fn adopt_version(&self, script: ScriptId, source: Digest, manifest: &str) -> Result<Version, StoreError>;
     /// All versions of all scripts, by script and version.
     fn versions(&self) -> Result<Vec<VersionRow>, StoreError>;
     /// Take a version out of the catalogue, if it is there. If it was the active one, the script has none now. Its blob stays.

@@ -20,6 +20,27 @@ CREATE TABLE IF NOT EXISTS world_ckpt (
   data     BLOB NOT NULL,
   PRIMARY KEY (world_id, seq)
 );
+CREATE TABLE IF NOT EXISTS channel (       -- a world's messages to and from another: the numbers of the last ones
+  world_id TEXT NOT NULL,
+  peer     TEXT NOT NULL,
+  sent     BIGINT NOT NULL,
+  taken    BIGINT NOT NULL,
+  PRIMARY KEY (world_id, peer)
+);
+CREATE TABLE IF NOT EXISTS outbox (        -- sent, and not known to have arrived
+  world_id TEXT NOT NULL,
+  peer     TEXT NOT NULL,
+  number   BIGINT NOT NULL,
+  data     BLOB NOT NULL,
+  PRIMARY KEY (world_id, peer, number)
+);
+CREATE TABLE IF NOT EXISTS inbox (         -- taken, and not done with
+  world_id TEXT NOT NULL,
+  peer     TEXT NOT NULL,
+  number   BIGINT NOT NULL,
+  data     BLOB NOT NULL,
+  PRIMARY KEY (world_id, peer, number)
+);
 CREATE TABLE IF NOT EXISTS script (
   script_id    TEXT PRIMARY KEY,
   last_version BIGINT NOT NULL,            -- the highest number that was ever given; never back

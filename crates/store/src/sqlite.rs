@@ -6,7 +6,10 @@
 
 use crate::blobs::BlobFiles;
 use crate::writer::{Job, Writer};
-use crate::{Batch, CheckpointEntry, Claim, Done, Store, StoreError, StoredCheckpoint, StoredKey, VersionRow};
+use crate::{
+    Batch, Channel, CheckpointEntry, Claim, Done, Messages, Store, StoreError, StoredCheckpoint, StoredKey, StoredMessage,
+    VersionRow,
+};
 use aether_types::{Digest, Generation, ScriptId, Version, WorldId};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
@@ -164,6 +167,20 @@ fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column).map(|number| number as u64)
 }
 
+fn insert_version(transaction: &Transaction<'_>, script: ScriptId, source: Digest, manifest: &str) -> rusqlite::Result<Version> {
+    let version: u32 = transaction.query_row(
+        "INSERT INTO script (script_id, last_version) VALUES (?1, 1) \
+         ON CONFLICT (script_id) DO UPDATE SET last_version = script.last_version + 1 RETURNING last_version",
+        [script.as_str()],
+        |row| row.get(0),
+    )?;
+    transaction.execute(
+        "INSERT INTO artifact (script_id, version, source, manifest) VALUES (?1, ?2, ?3, ?4)",
+        params![script.as_str(), version, source.to_string(), manifest],
+    )?;
+    Ok(Version(version))
+}
+
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         // The writer ends when the queue is closed and empty.
@@ -187,11 +204,48 @@ impl Store for SqliteStore {
         })
     }
 
+    fn release(&self, world: &WorldId, generation: Generation) -> Result<(), StoreError> {
+        // There is nobody else, so nothing is written. On the writer's thread: after what was given before.
+        let id = world.clone();
+        let owned = self.write(move |transaction| {
+            transaction.query_row(
+                "SELECT EXISTS (SELECT 1 FROM world WHERE world_id = ?1 AND epoch = ?2)",
+                params![id.as_str(), generation.0 as i64],
+                |row| row.get(0),
+            )
+        })?;
+        if owned { Ok(()) } else { Err(StoreError::Fenced { world: world.clone(), generation, after_seq: 0 }) }
+    }
+
     fn load_keys(&self, world: &WorldId) -> Result<Vec<StoredKey>, StoreError> {
         self.read(|connection| {
             let mut query = connection.prepare_cached("SELECT ns, k, v FROM world_kv WHERE world_id = ?1 ORDER BY ns, k")?;
             let rows = query.query_map([world.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
             rows.collect()
+        })
+    }
+
+    fn load_messages(&self, world: &WorldId) -> Result<Messages, StoreError> {
+        self.read(|connection| {
+            // One snapshot of the three tables.
+            let transaction = connection.unchecked_transaction()?;
+            let mut query =
+                transaction.prepare_cached("SELECT peer, sent, taken FROM channel WHERE world_id = ?1 ORDER BY peer")?;
+            let channels = query.query_map([world.as_str()], |row| {
+                Ok(Channel { peer: parsed(row, 0)?, sent: number(row, 1)?, taken: number(row, 2)? })
+            })?;
+            let messages = |sql| -> rusqlite::Result<Vec<StoredMessage>> {
+                let mut query = transaction.prepare_cached(sql)?;
+                let rows = query.query_map([world.as_str()], |row| {
+                    Ok(StoredMessage { peer: parsed(row, 0)?, number: number(row, 1)?, data: row.get(2)? })
+                })?;
+                rows.collect()
+            };
+            Ok(Messages {
+                channels: channels.collect::<rusqlite::Result<_>>()?,
+                outbox: messages("SELECT peer, number, data FROM outbox WHERE world_id = ?1 ORDER BY peer, number")?,
+                inbox: messages("SELECT peer, number, data FROM inbox WHERE world_id = ?1 ORDER BY peer, number")?,
+            })
         })
     }
 
@@ -256,18 +310,19 @@ impl Store for SqliteStore {
 
     fn add_version(&self, script: ScriptId, source: Digest, manifest: &str) -> Result<Version, StoreError> {
         let manifest = manifest.to_owned();
+        self.write(move |transaction| insert_version(transaction, script, source, &manifest))
+    }
+
+    fn adopt_version(&self, script: ScriptId, source: Digest, manifest: &str) -> Result<Version, StoreError> {
+        let manifest = manifest.to_owned();
+        // On the writer's thread, and so one after the other.
         self.write(move |transaction| {
-            let version: u32 = transaction.query_row(
-                "INSERT INTO script (script_id, last_version) VALUES (?1, 1) \
-                 ON CONFLICT (script_id) DO UPDATE SET last_version = script.last_version + 1 RETURNING last_version",
-                [script.as_str()],
+            let found: Option<u32> = transaction.query_row(
+                "SELECT MAX(version) FROM artifact WHERE script_id = ?1 AND source = ?2 AND manifest = ?3",
+                params![script.as_str(), source.to_string(), manifest],
                 |row| row.get(0),
             )?;
-            transaction.execute(
-                "INSERT INTO artifact (script_id, version, source, manifest) VALUES (?1, ?2, ?3, ?4)",
-                params![script.as_str(), version, source.to_string(), manifest],
-            )?;
-            Ok(Version(version))
+            found.map_or_else(|| insert_version(transaction, script, source, &manifest), |version| Ok(Version(version)))
         })
     }
 
@@ -347,169 +402,35 @@ impl Store for SqliteStore {
     }
 }
 
+/// What is this store's alone; what every store keeps is in `tests/suite.rs`.
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::KvWrite;
+    use crate::MessageWrites;
     use std::sync::mpsc::channel;
 
     fn world(name: &str) -> WorldId {
         WorldId::new(name).unwrap()
     }
 
-    fn script(name: &str) -> ScriptId {
-        ScriptId::new(name).unwrap()
-    }
-
-    fn batch(name: &str, claim: Claim, key: &str, value: Option<&[u8]>) -> Batch {
-        let write = KvWrite { namespace: "shop".into(), key: key.into(), value: value.map(<[u8]>::to_vec) };
-        Batch {
-            world: world(name),
+    /// A checkpoint of the town in a commit of its own.
+    fn checkpoint(store: &SqliteStore, claim: Claim, name: &str, messages: MessageWrites) {
+        let (send, receive) = channel();
+        let batch = Batch {
+            world: world("town"),
             generation: claim.generation,
             after_seq: claim.commit_seq,
-            writes: vec![write],
-            checkpoint: None,
-            checkpoint_name: None,
-        }
-    }
-
-    fn commit(store: &SqliteStore, batch: Batch) -> Result<(), StoreError> {
-        let (send, receive) = channel();
-        store.commit(batch, Box::new(move |result| send.send(result).unwrap()))?;
-        receive.recv().unwrap()
-    }
-
-    /// A checkpoint of the town in a commit of its own; its data is its number.
-    fn checkpoint(store: &SqliteStore, claim: &mut Claim, name: Option<&str>) {
-        let data = (claim.commit_seq + 1).to_string().into_bytes();
-        let named = name.map(str::to_owned);
-        let empty = batch("town", *claim, "", None);
-        commit(store, Batch { writes: Vec::new(), checkpoint: Some(data), checkpoint_name: named, ..empty }).unwrap();
-        claim.commit_seq += 1;
-    }
-
-    /// Numbers and names, in the order of a start.
-    fn kept(store: &SqliteStore) -> Vec<(u64, Option<String>)> {
-        let checkpoints = store.load_checkpoints(&world("town")).unwrap();
-        assert!(checkpoints.iter().all(|checkpoint| checkpoint.data == checkpoint.seq.to_string().into_bytes()));
-        checkpoints.into_iter().map(|checkpoint| (checkpoint.seq, checkpoint.name)).collect()
+            writes: Vec::new(),
+            messages,
+            checkpoint: Some(b"2".to_vec()),
+            checkpoint_name: Some(name.to_owned()),
+        };
+        store.commit(batch, Box::new(move |result| send.send(result).unwrap())).unwrap();
+        receive.recv().unwrap().unwrap();
     }
 
     #[test]
-    fn what_was_acknowledged_is_there_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(dir.path()).unwrap();
-        let mut claim = store.claim(&world("town")).unwrap();
-        commit(&store, batch("town", claim, "gold", Some(b"7"))).unwrap();
-        claim.commit_seq += 1;
-        commit(&store, batch("town", claim, "silver", Some(b"1"))).unwrap();
-        claim.commit_seq += 1;
-        commit(&store, batch("town", claim, "silver", None)).unwrap();
-        drop(store);
-        let store = SqliteStore::open(dir.path()).unwrap();
-        assert_eq!(store.load_keys(&world("town")).unwrap(), [("shop".into(), "gold".into(), b"7".to_vec())]);
-        assert_eq!(store.claim(&world("town")).unwrap(), Claim { generation: Generation(2), commit_seq: 3 });
-    }
-
-    #[test]
-    fn an_older_generation_and_a_repeated_batch_are_refused_and_write_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(dir.path()).unwrap();
-        let old = store.claim(&world("town")).unwrap();
-        let new = store.claim(&world("town")).unwrap();
-        assert!(matches!(commit(&store, batch("town", old, "gold", Some(b"zombie"))), Err(StoreError::Fenced { .. })));
-        commit(&store, batch("town", new, "gold", Some(b"7"))).unwrap();
-        assert!(matches!(commit(&store, batch("town", new, "gold", Some(b"8"))), Err(StoreError::Fenced { .. })));
-        assert_eq!(store.load_keys(&world("town")).unwrap()[0].2, b"7");
-    }
-
-    #[test]
-    fn a_refused_batch_does_not_hinder_those_of_other_worlds_in_its_group() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(dir.path()).unwrap();
-        let (a, b) = (store.claim(&world("a")).unwrap(), store.claim(&world("b")).unwrap());
-        store.claim(&world("a")).unwrap();
-        let (send, receive) = channel();
-        for (name, claim) in [("a", a), ("b", b)] {
-            let send = send.clone();
-            store
-                .commit(batch(name, claim, "k", Some(b"v")), Box::new(move |result| send.send(result.is_ok()).unwrap()))
-                .unwrap();
-        }
-        assert_eq!((receive.recv().unwrap(), receive.recv().unwrap()), (false, true));
-    }
-
-    #[test]
-    fn two_checkpoints_are_kept_newest_first_unless_more_are_asked_for() {
-        for (options, wanted) in [(Options::default(), 3..=4), (Options { checkpoints_kept: 3 }, 2..=4)] {
-            let dir = tempfile::tempdir().unwrap();
-            let store = SqliteStore::open_with(dir.path(), options).unwrap();
-            let mut claim = store.claim(&world("town")).unwrap();
-            for _ in 0..4 {
-                checkpoint(&store, &mut claim, None);
-            }
-            assert_eq!(kept(&store), wanted.rev().map(|seq| (seq, None)).collect::<Vec<(u64, Option<String>)>>());
-        }
-    }
-
-    #[test]
-    fn named_checkpoints_survive_retention_and_do_not_count_in_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(dir.path()).unwrap();
-        let mut claim = store.claim(&world("town")).unwrap();
-        for name in [None, Some("before"), None, None, Some("after")] {
-            checkpoint(&store, &mut claim, name);
-        }
-        let wanted = [(5, Some("after")), (4, None), (3, None), (2, Some("before"))];
-        assert_eq!(kept(&store), wanted.map(|(seq, name)| (seq, name.map(str::to_owned))));
-        let listed = store.list_checkpoints(&world("town")).unwrap();
-        assert_eq!(listed, wanted.map(|(seq, name)| (seq, name.map(str::to_owned), 1)));
-    }
-
-    #[test]
-    fn of_the_named_checkpoints_sixteen_are_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(dir.path()).unwrap();
-        let mut claim = store.claim(&world("town")).unwrap();
-        checkpoint(&store, &mut claim, None);
-        for _ in 0..18 {
-            checkpoint(&store, &mut claim, Some("nightly"));
-        }
-        let seqs: Vec<u64> = kept(&store).into_iter().map(|(seq, _)| seq).collect();
-        assert_eq!(seqs, (4..=19).rev().chain([1]).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_restored_checkpoint_is_the_first_at_the_next_start_until_a_new_one_is_made() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open_with(dir.path(), Options { checkpoints_kept: 9 }).unwrap();
-        let mut claim = store.claim(&world("town")).unwrap();
-        for name in [None, None, Some("fair"), None] {
-            checkpoint(&store, &mut claim, name);
-        }
-        store.remove_checkpoints_after(&world("town"), claim.generation, 2).unwrap();
-        let fair = || Some("fair".to_owned());
-        assert_eq!(kept(&store), [(2, None), (1, None), (3, fair())]);
-        assert_eq!(store.list_checkpoints(&world("town")).unwrap()[0].0, 3);
-        checkpoint(&store, &mut claim, None);
-        assert_eq!(kept(&store), [(5, None), (3, fair()), (2, None), (1, None)]);
-    }
-
-    #[test]
-    fn an_older_generation_removes_no_checkpoint() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(dir.path()).unwrap();
-        let mut claim = store.claim(&world("town")).unwrap();
-        checkpoint(&store, &mut claim, None);
-        checkpoint(&store, &mut claim, None);
-        store.claim(&world("town")).unwrap();
-        let removed = store.remove_checkpoints_after(&world("town"), claim.generation, 1);
-        assert!(matches!(removed, Err(StoreError::Fenced { .. })));
-        assert_eq!(kept(&store), [(2, None), (1, None)]);
-    }
-
-    #[test]
-    fn a_file_from_before_checkpoints_had_names_opens() {
+    fn a_file_from_before_checkpoints_had_names_and_worlds_had_messages_opens() {
         let dir = tempfile::tempdir().unwrap();
         let old = Connection::open(dir.path().join("aether.sqlite")).unwrap();
         old.execute_batch(
@@ -525,9 +446,13 @@ mod tests {
         // Twice: what was added once is not added again.
         drop(SqliteStore::open(dir.path()).unwrap());
         let store = SqliteStore::open(dir.path()).unwrap();
-        let mut claim = store.claim(&world("town")).unwrap();
-        checkpoint(&store, &mut claim, Some("first"));
-        assert_eq!(kept(&store), [(2, Some("first".to_owned())), (1, None)]);
+        let claim = store.claim(&world("town")).unwrap();
+        let sent = StoredMessage { peer: world("mill"), number: 1, data: b"hello".to_vec() };
+        checkpoint(&store, claim, "first", MessageWrites { sent: vec![sent.clone()], ..MessageWrites::default() });
+        let kept = store.load_checkpoints(&world("town")).unwrap();
+        let kept: Vec<_> = kept.iter().map(|checkpoint| (checkpoint.seq, checkpoint.name.as_deref())).collect();
+        assert_eq!(kept, [(2, Some("first")), (1, None)]);
+        assert_eq!(store.load_messages(&world("town")).unwrap().outbox, [sent]);
     }
 
     #[test]
@@ -535,72 +460,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _store = SqliteStore::open(dir.path()).unwrap();
         assert!(matches!(SqliteStore::open(dir.path()), Err(StoreError::Locked(_))));
-    }
-
-    #[test]
-    fn versions_rise_survive_a_restart_and_are_never_used_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let (a, b) = (script("patrol"), script("door"));
-        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
-        let store = SqliteStore::open(dir.path()).unwrap();
-        assert_eq!(store.add_version(a, one, "m1").unwrap(), Version(1));
-        assert_eq!(store.add_version(a, two, "m2").unwrap(), Version(2));
-        assert_eq!(store.add_version(b, one, "d1").unwrap(), Version(1));
-        store.forget_version(a, Version(2)).unwrap();
-        store.forget_version(a, Version(7)).unwrap();
-        drop(store);
-        let store = SqliteStore::open(dir.path()).unwrap();
-        assert_eq!(store.add_version(a, two, "m3").unwrap(), Version(3));
-        let row = |script, version, source, manifest: &str| VersionRow {
-            script,
-            version: Version(version),
-            source,
-            manifest: manifest.to_owned(),
-            pinned: false,
-        };
-        assert_eq!(store.versions().unwrap(), [row(b, 1, one, "d1"), row(a, 1, one, "m1"), row(a, 3, two, "m3")]);
-    }
-
-    #[test]
-    fn a_pin_survives_a_restart_and_needs_a_version() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(dir.path()).unwrap();
-        let version = store.add_version(script("patrol"), Digest::of(b""), "").unwrap();
-        assert!(store.pin(script("patrol"), version, true).unwrap());
-        assert!(!store.pin(script("patrol"), version.next(), true).unwrap());
-        assert!(!store.pin(script("door"), version, true).unwrap());
-        drop(store);
-        let store = SqliteStore::open(dir.path()).unwrap();
-        assert!(store.versions().unwrap()[0].pinned);
-        assert!(store.pin(script("patrol"), version, false).unwrap());
-        assert!(!store.versions().unwrap()[0].pinned);
-    }
-
-    #[test]
-    fn the_active_version_survives_a_restart_and_later_versions() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(dir.path()).unwrap();
-        let version = store.add_version(script("patrol"), Digest::of(b""), "").unwrap();
-        assert!(store.active().unwrap().is_empty());
-        store.set_active(script("patrol"), version).unwrap();
-        store.add_version(script("patrol"), Digest::of(b"2"), "").unwrap();
-        drop(store);
-        let store = SqliteStore::open(dir.path()).unwrap();
-        assert_eq!(store.active().unwrap(), [(script("patrol"), version)]);
-    }
-
-    #[test]
-    fn a_version_that_is_not_there_is_not_active() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(dir.path()).unwrap();
-        let version = store.add_version(script("patrol"), Digest::of(b""), "").unwrap();
-        store.set_active(script("patrol"), version).unwrap();
-        for (name, version) in [("patrol", version.next()), ("door", version)] {
-            assert!(matches!(store.set_active(script(name), version), Err(StoreError::NoVersion { .. })));
-        }
-        assert_eq!(store.active().unwrap(), [(script("patrol"), version)]);
-        store.forget_version(script("patrol"), version).unwrap();
-        assert!(store.active().unwrap().is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Start with [`Writer::run`]; [`apply`] is the fence and the data of one batch. Not here: who gives it work (`sqlite`).
 
 use crate::sqlite::Options;
-use crate::{Batch, Done, KvWrite, StoreError};
+use crate::{Batch, Channel, Done, KvWrite, MessageWrites, StoreError, StoredMessage};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -28,6 +28,7 @@ const FREE_PART: i64 = 4;
 const FREE_PAGES: i64 = 1_024;
 
 /// What the writer is given.
+#[expect(clippy::large_enum_variant, reason = "nearly all are commits")]
 pub(crate) enum Job {
     Commit(Batch, Done),
     /// Something else that writes, in a transaction of its own, after all that was given before.
@@ -185,6 +186,7 @@ fn apply(transaction: &Transaction<'_>, batch: &Batch, checkpoints_kept: u32) ->
                 .execute(params![world, namespace, key])?,
         };
     }
+    apply_messages(transaction, world, &batch.messages)?;
     if let Some(data) = &batch.checkpoint {
         transaction
             .prepare_cached("INSERT INTO world_ckpt (world_id, seq, name, data) VALUES (?1, ?2, ?3, ?4)")?
@@ -207,6 +209,35 @@ fn apply(transaction: &Transaction<'_>, batch: &Batch, checkpoints_kept: u32) ->
         transaction.prepare_cached(remove)?.execute(params![world, kept])?;
     }
     Ok(true)
+}
+
+/// What was sent and taken, then what has become of it: of one tick, something may be both.
+fn apply_messages(transaction: &Transaction<'_>, world: &str, messages: &MessageWrites) -> rusqlite::Result<()> {
+    for Channel { peer, sent, taken } in &messages.channels {
+        transaction
+            .prepare_cached(
+                "INSERT INTO channel (world_id, peer, sent, taken) VALUES (?1, ?2, ?3, ?4) \
+                 ON CONFLICT (world_id, peer) DO UPDATE SET sent = excluded.sent, taken = excluded.taken",
+            )?
+            .execute(params![world, peer.as_str(), *sent as i64, *taken as i64])?;
+    }
+    let put_outbox = "INSERT INTO outbox (world_id, peer, number, data) VALUES (?1, ?2, ?3, ?4) \
+        ON CONFLICT (world_id, peer, number) DO UPDATE SET data = excluded.data";
+    let put_inbox = "INSERT INTO inbox (world_id, peer, number, data) VALUES (?1, ?2, ?3, ?4) \
+        ON CONFLICT (world_id, peer, number) DO UPDATE SET data = excluded.data";
+    for (put, kept) in [(put_outbox, &messages.sent), (put_inbox, &messages.taken)] {
+        for StoredMessage { peer, number, data } in kept {
+            transaction.prepare_cached(put)?.execute(params![world, peer.as_str(), *number as i64, data])?;
+        }
+    }
+    let delivered = "DELETE FROM outbox WHERE world_id = ?1 AND peer = ?2 AND number <= ?3";
+    let done = "DELETE FROM inbox WHERE world_id = ?1 AND peer = ?2 AND number = ?3";
+    for (remove, gone) in [(delivered, &messages.delivered), (done, &messages.done)] {
+        for (peer, number) in gone {
+            transaction.prepare_cached(remove)?.execute(params![world, peer.as_str(), *number as i64])?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

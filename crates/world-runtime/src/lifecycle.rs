@@ -75,6 +75,7 @@ impl World {
             restarts: Restarts::default(),
             deferrals_seen: 0,
             suspect: None,
+            in_hand: 0,
             seated: false,
         };
         let at = key.0 as usize;
@@ -220,6 +221,11 @@ impl World {
                 slot.suspect = Some(call);
             }
         }
+        let (in_hand, suspect) = (std::mem::take(&mut slot.in_hand), slot.suspect.as_ref());
+        let again = suspect.is_some_and(|call| matches!(call, Call::Message(message) if message.delivery == in_hand));
+        if in_hand != 0 && !again {
+            self.done.push(in_hand);
+        }
         let restart = slot.parts.manifest.supervision.restart;
         let decision = slot.restarts.ended(&rule, restart, &end, now_ns, slot.spec.instance.0);
         match decision {
@@ -254,6 +260,7 @@ impl World {
         let keys: Vec<_> = self.slots.iter().flatten().filter(|slot| running(slot)).map(|slot| slot.key).collect();
         for other in keys {
             self.discarded.extend(self.hot[other.0 as usize].instance.take());
+            self.let_go(other);
             self.scheduler.forget_pause(other);
             self.want(other);
             if let Some(slot) = self.slot(other) {
@@ -310,12 +317,21 @@ impl World {
     pub(crate) fn suspend_now(&mut self, key: ScriptKey) {
         self.save(key);
         self.discarded.extend(self.hot[key.0 as usize].instance.take());
+        self.let_go(key);
         if let Some(slot) = self.slot_mut(key) {
             slot.state = ScriptState::Suspended;
             slot.life += 1;
         }
         self.scheduler.forget_pause(key);
         self.scheduler.set_runnable(key, false);
+    }
+
+    /// The message that a script was in the middle of goes with its instance.
+    pub(crate) fn let_go(&mut self, key: ScriptKey) {
+        let in_hand = self.slot_mut(key).map_or(0, |slot| std::mem::take(&mut slot.in_hand));
+        if in_hand != 0 {
+            self.done.push(in_hand);
+        }
     }
 
     pub(crate) fn resume_now(&mut self, key: ScriptKey) {

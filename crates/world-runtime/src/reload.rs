@@ -516,6 +516,7 @@ impl World {
         for old in retired.into_iter().rev() {
             let Retired { key, parts, spec, state, saved, instance, boot, restarts, .. } = old;
             self.discarded.extend(self.hot[key.0 as usize].instance.take());
+            self.let_go(key);
             self.replace_parts(key, parts);
             self.scheduler.forget_pause(key);
             self.resting.retain(|(_, other)| *other != key);

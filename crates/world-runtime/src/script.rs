@@ -266,6 +266,8 @@ pub(crate) struct Slot {
     pub deferrals_seen: u32,
     /// What ended it, and is tried once more.
     pub suspect: Option<Call>,
+    /// The delivery number of the message that it is in the middle of, if that has one.
+    pub in_hand: u64,
     /// It has had an instance.
     pub seated: bool,
 }

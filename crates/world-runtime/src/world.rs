@@ -90,6 +90,8 @@ pub struct TickReport {
     pub ends: Vec<ScriptEnd>,
     /// Overload steps.
     pub overload: Option<OverloadAction>,
+    /// Messages with a delivery number that scripts have done with, or that nobody will do any more.
+    pub done: Vec<u64>,
 }
 
 /// A world's saved state.
@@ -135,6 +137,8 @@ pub struct World {
     pub(crate) discarded: Vec<ScriptInstance>,
     pub(crate) escalated: Option<End>,
     pub(crate) reload: Option<Box<Reload>>,
+    /// Messages with a delivery number that are done with; the next report has them.
+    pub(crate) done: Vec<u64>,
     /// Tick, script and version of ends, the newest last.
     pub(crate) recent_ends: VecDeque<(u64, ScriptId, Version)>,
 }
@@ -168,6 +172,7 @@ impl World {
             discarded: Vec::new(),
             escalated: None,
             reload: None,
+            done: Vec::new(),
             recent_ends: VecDeque::new(),
             config,
         }
@@ -252,8 +257,14 @@ impl World {
     }
 
     /// The answer to a call that left this world.
-    pub fn deliver_reply(&mut self, call: u64, payload: Vec<u8>) {
-        self.context().host.deliver_reply(call, payload);
+    /// Gives whether anybody waits for it.
+    pub fn deliver_reply(&mut self, call: u64, payload: Vec<u8>, delivery: u64) -> Result<bool, ApiError> {
+        self.context().host.deliver_reply(call, payload, delivery)
+    }
+
+    /// Refuse its scripts calls to another world that does not take what was sent to it, or take them again.
+    pub fn block_calls(&mut self, world: &str, blocked: bool) {
+        self.context().host.block_calls(world, blocked);
     }
 
     /// One tick. `now_ns` is the world's clock, `dt` the seconds since the last tick, `cpu` the CPU clock of this thread.
@@ -296,6 +307,7 @@ impl World {
         if self.config.builds_itself {
             self.discarded.clear();
         }
+        report.done = std::mem::take(&mut self.done);
         report
     }
 
@@ -351,6 +363,9 @@ impl World {
                     }
                     None => break MeteringOutcome::Completed,
                 };
+                if let (Call::Message(message), Some(slot)) = (&call, &mut self.slots[turn.key.0 as usize]) {
+                    slot.in_hand = message.delivery;
+                }
                 // Each call has the fuel of a call: who gets several messages in a turn is not to be stopped for it.
                 instance.run(&mut self.context, call, turn.fuel)
             };
@@ -383,11 +398,14 @@ impl World {
                 break step.outcome;
             }
             hot.completed = true;
-            if std::mem::take(&mut retries)
-                && let Some(slot) = &mut self.slots[turn.key.0 as usize]
-            {
-                // What it was given a second time did not end it: it is not given it a third time, whatever ends it next.
-                slot.suspect = None;
+            if let Some(slot) = &mut self.slots[turn.key.0 as usize] {
+                if std::mem::take(&mut retries) {
+                    // What it was given a second time did not end it: it is not given it a third time, whatever ends it next.
+                    slot.suspect = None;
+                }
+                if slot.in_hand != 0 {
+                    self.done.push(std::mem::take(&mut slot.in_hand));
+                }
             }
             if used >= turn.fuel && (tick_due || waiting > 0) {
                 // The slice is gone between two calls: what is left waits for the next tick.

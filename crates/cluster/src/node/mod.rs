@@ -7,6 +7,11 @@ pub(crate) mod supervisor;
 
 use crate::config::{ConfigError, NodeConfig};
 use crate::events::EventLog;
+use crate::link::LinkError;
+use crate::membership::Member;
+use crate::membership::lease::Lease;
+use crate::membership::status::ClusterStatus;
+use crate::placement::Plan;
 use crate::registry::actor::{Published, RegistryMessage, Source};
 use crate::registry::reload::PublishPlan;
 use crate::registry::{Registry, RegistryError, VersionInfo};
@@ -14,19 +19,20 @@ use crate::status::{NodeStatus, WorldState, WorldStatus};
 use crate::ticker::Ticker;
 use crate::world::actor::WorldMessage;
 use crate::world::gate::OutputLog;
-use crate::world::mailbox::{Control, Inbound, Mailbox, Router};
+use crate::world::mailbox::{Control, Inbound, Mailbox};
+use crate::world::post::Post;
 use crate::world::start::WorldPlan;
 use aether_engine::PrefabError;
 use aether_scripting::compile::Compiler;
 use aether_scripting::sandbox::PoolSize;
 use aether_scripting::server_runtime::RuntimeError;
-use aether_scripting::{ScriptId, ServerRuntime, ServerRuntimeConfig, Version};
-use aether_store::{Options, SqliteStore, Store, StoreError};
+use aether_scripting::{EntityView, ScriptId, ServerRuntime, ServerRuntimeConfig, Version};
+use aether_store::{Options, PostgresOptions, PostgresStore, SqliteStore, Store, StoreError};
 use aether_types::{Blame, WorldId};
 use aether_world_runtime::{AddError, SetAside};
 use ractor::{Actor, ActorRef};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use supervisor::{NodeMessage, NodeSupervisor};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -101,6 +107,26 @@ pub enum NodeError {
         /// Which.
         name: String,
     },
+    /// A cluster's file, and no word about which of its nodes this is.
+    #[error("the file describes a cluster: start one of its nodes with `aether node FILE --name NAME`")]
+    NoMember,
+    /// Another process of this name is in the cluster.
+    #[error(
+        "a node named {name} is in the cluster already, at {address}, and holds its lease for {} ms more: give this one another name, or \
+         wait if that process is gone",
+        .left.as_millis()
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Where that one is.
+        address: String,
+        /// What is left of its lease.
+        left: Duration,
+    },
+    /// Links to other nodes.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// Our code panicked.
     #[error("panic: {0}")]
     Panic(String),
@@ -127,7 +153,13 @@ pub(crate) struct Services {
     pub data_dir: PathBuf,
     pub store: Arc<dyn Store>,
     pub events: EventLog,
-    pub router: Arc<Router>,
+    pub post: Arc<Post>,
+    /// How long this node may act.
+    pub lease: Arc<Lease>,
+    /// Of a node in a cluster.
+    pub member: OnceLock<Weak<Member>>,
+    /// Where actors live.
+    pub control: tokio::runtime::Handle,
     pub ticker: Ticker,
     pub registry: Registry,
     /// Its actor; `None` while it is restarted.
@@ -147,6 +179,11 @@ impl Services {
 
     fn registry_actor(&self) -> Option<ActorRef<RegistryMessage>> {
         self.registry_actor.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This node's part in its cluster.
+    pub fn member(&self) -> Option<Arc<Member>> {
+        self.member.get()?.upgrade()
     }
 
     /// Run something that takes its time. `Err`: it panicked, and what it said.
@@ -169,6 +206,17 @@ pub enum AskError {
     /// A name that is nobody's.
     #[error("there is no world {0} on this node")]
     NoWorld(String),
+    /// Another node of the cluster runs it.
+    #[error("world {world} runs on node {node}: ask that one")]
+    Elsewhere {
+        /// The world.
+        world: String,
+        /// The node.
+        node: String,
+    },
+    /// It is alone.
+    #[error("this node is in no cluster")]
+    NoCluster,
     /// It did not answer in time: it may still do what it was asked.
     #[error("world {0} did not answer in time; it may still do it")]
     Late(String),
@@ -185,6 +233,8 @@ pub enum AskError {
 pub struct StopReport {
     /// Worlds whose state was saved.
     pub saved: usize,
+    /// Worlds that another node runs now.
+    pub moved: usize,
     /// Worlds whose state was not, and why.
     pub failed: Vec<(String, String)>,
 }
@@ -196,6 +246,7 @@ pub struct Node {
     services: Arc<Services>,
     supervisor: ActorRef<NodeMessage>,
     runtime: Arc<ServerRuntime>,
+    member: Option<Arc<Member>>,
     control: Option<tokio::runtime::Runtime>,
 }
 
@@ -227,60 +278,73 @@ impl Node {
         };
         let runtime =
             Arc::new(ServerRuntime::new(server).map_err(|source| NodeError::Runtime { context: "runtime".into(), source })?);
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("control")
+            .enable_all()
+            .build()
+            .map_err(NodeError::Thread)?;
         let data_dir = base.join(&config.node.data_dir);
-        let options = Options { checkpoints_kept: config.node.checkpoints_kept };
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open_with(&data_dir, options)?);
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let tick_threads = if config.node.tick_threads == 0 { cores.saturating_sub(1).max(1) } else { config.node.tick_threads };
+        let kept = config.node.checkpoints_kept;
+        let (store, member): (Arc<dyn Store>, _) = match &config.cluster {
+            None => (Arc::new(SqliteStore::open_with(&data_dir, Options { checkpoints_kept: kept })?), None),
+            Some(section) => {
+                let me = section.me.as_ref().ok_or(NodeError::NoMember)?;
+                let lease = Duration::from_secs_f64(section.lease_seconds);
+                let options = PostgresOptions {
+                    checkpoints_kept: kept,
+                    schema: Some(section.schema.clone()),
+                    // A statement that waits longer must not keep a claim of another node waiting.
+                    statement_timeout: (lease / 2).clamp(Duration::from_millis(750), Duration::from_secs(10)),
+                };
+                let store = Arc::new(PostgresStore::open(&section.store, options)?);
+                let capacity = (tick_threads.min(cores)) as f64;
+                let handle = control.handle().clone();
+                let member = Member::join(section, me, Arc::clone(&store), &data_dir, capacity, handle)?;
+                (store as Arc<dyn Store>, Some(member))
+            }
+        };
         let events = EventLog::default();
         let registry = Registry::new(base.to_owned(), config, Arc::clone(&runtime), Arc::clone(&store), events.clone());
         registry.preload(&config.world, &mut progress)?;
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let tick_threads = if config.node.tick_threads == 0 { cores.saturating_sub(1).max(1) } else { config.node.tick_threads };
-        let router = Arc::new(Router::new());
         let services = Arc::new(Services {
             config: config.clone(),
             data_dir,
             store,
             events,
-            router: Arc::clone(&router),
-            ticker: Ticker::start(tick_threads, router).map_err(NodeError::Thread)?,
+            post: Arc::default(),
+            lease: member.as_ref().map_or_else(|| Arc::new(Lease::forever()), |member| member.lease()),
+            member: OnceLock::new(),
+            control: control.handle().clone(),
+            ticker: Ticker::start(tick_threads).map_err(NodeError::Thread)?,
             registry,
             registry_actor: Mutex::default(),
             outputs: config.node.outputs.as_ref().map(|path| OutputLog::open(&base.join(path))).transpose()?,
             builders: Arc::new(Semaphore::new(cores)),
             blocking: Arc::new(Semaphore::new(2 * cores)),
         });
-        let control = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("control")
-            .enable_time()
-            .build()
-            .map_err(NodeError::Thread)?;
         let supervisor = control
             .block_on(Actor::spawn(None, NodeSupervisor, Arc::clone(&services)))
             .map_err(|error| NodeError::Panic(error.to_string()))?
             .0;
         let (name, control) = (config.node.name.clone(), Some(control));
-        let mut node = Node { name, order: Vec::new(), services, supervisor, runtime, control };
-        node.start_worlds(config, &mut progress);
+        let mut node = Node { name, order: Vec::new(), services, supervisor, runtime, member, control };
+        let plans = plans(config);
+        node.order = plans.iter().map(|plan| plan.name.clone()).collect();
+        match &node.member {
+            Some(member) => member.start(base, Arc::clone(&node.services), node.supervisor.clone(), plans)?,
+            None => node.start_worlds(plans, &mut progress),
+        }
         Ok(node)
     }
 
-    fn start_worlds(&mut self, config: &NodeConfig, progress: &mut impl FnMut(&str)) {
-        let plans: Vec<_> = config
-            .world
-            .iter()
-            .flat_map(|spec| {
-                let spec = Arc::new(spec.clone());
-                let names = spec.names();
-                let plan = move |(copy, name)| WorldPlan { name, spec: Arc::clone(&spec), copy: copy as u64 };
-                names.into_iter().enumerate().map(plan)
-            })
-            .collect();
+    fn start_worlds(&self, plans: Vec<WorldPlan>, progress: &mut impl FnMut(&str)) {
         let count = plans.len().max(1) as f64;
         for (i, plan) in plans.into_iter().enumerate() {
             let mailbox = Mailbox::new(&plan.name);
-            self.services.router.insert(plan.name.clone(), Arc::clone(&mailbox));
-            self.order.push(plan.name.clone());
+            self.services.post.insert(&plan.name, Arc::clone(&mailbox));
             let _ = self.supervisor.cast(NodeMessage::Start(Box::new(plan), mailbox, i as f64 / count));
         }
         // Whoever asks for its status wants to see worlds, not that they are being read.
@@ -303,7 +367,7 @@ impl Node {
     }
 
     fn mailbox(&self, world: &str) -> Option<Arc<Mailbox>> {
-        self.services.router.get(world).map(|mailbox| Arc::clone(&mailbox))
+        self.services.post.find(world)
     }
 
     /// What it is doing: a value from the last second.
@@ -332,8 +396,50 @@ impl Node {
         self.mailbox(world).is_some_and(|mailbox| mailbox.push(inbound))
     }
 
+    fn not_here(&self, world: &str) -> AskError {
+        let world = world.to_owned();
+        match self.member.as_ref().and_then(|member| member.owner_of(&world)) {
+            Some(node) if node != self.name => AskError::Elsewhere { world, node },
+            _ => AskError::NoWorld(world),
+        }
+    }
+
+    fn member(&self) -> Result<&Arc<Member>, AskError> {
+        self.member.as_ref().ok_or(AskError::NoCluster)
+    }
+
+    /// Its cluster, as it sees it; `None`: it is in none.
+    pub fn cluster(&self) -> Option<ClusterStatus> {
+        self.member.as_ref().map(|member| member.status())
+    }
+
+    /// Which worlds placement would move now, and why.
+    pub fn placement_plan(&self) -> Result<Plan, AskError> {
+        self.member()?.plan().map_err(|error| AskError::Refused(error.to_string()))
+    }
+
+    /// Move a world to a node, and leave it there as long as that node takes worlds. It goes as soon as both have looked.
+    pub fn move_world(&self, world: &str, node: &str) -> Result<(), AskError> {
+        self.member()?.set_target(world, Some(node)).map_err(AskError::Refused)
+    }
+
+    /// Let placement move a world again.
+    pub fn unpin_world(&self, world: &str) -> Result<(), AskError> {
+        self.member()?.set_target(world, None).map_err(AskError::Refused)
+    }
+
+    /// Have a node give its worlds away and take none, or take worlds again.
+    pub fn drain(&self, node: &str, on: bool) -> Result<(), AskError> {
+        self.member()?.drain(node, on).map_err(AskError::Refused)
+    }
+
+    /// Entities of a world, as they were at the edge of a tick; 2,000 at most.
+    pub fn entities(&self, world: &str) -> Result<Vec<EntityView>, AskError> {
+        self.ask(world, |reply| Control::Entities { reply })
+    }
+
     fn ask<R>(&self, world: &str, control: impl FnOnce(oneshot::Sender<R>) -> Control) -> Result<R, AskError> {
-        let mailbox = self.mailbox(world).ok_or_else(|| AskError::NoWorld(world.to_owned()))?;
+        let mailbox = self.mailbox(world).ok_or_else(|| self.not_here(world))?;
         let (send, receive) = oneshot::channel();
         mailbox.control(control(send));
         match self.wait(async { tokio::time::timeout(ANSWER_TIME, receive).await }) {
@@ -404,7 +510,12 @@ impl Node {
 
     /// Make a script's code its next version, and bring it into every world that runs it, or into none.
     pub fn publish(&self, source: Source) -> Published {
-        self.ask_registry(|reply| RegistryMessage::Publish(source, reply))
+        self.ask_registry(|reply| RegistryMessage::Publish { source, canary: None, reply })
+    }
+
+    /// The same, in so many worlds first, and in the others only if it is well in those. On a node that is alone, in all at once.
+    pub fn publish_canary(&self, source: Source, worlds: usize) -> Published {
+        self.ask_registry(|reply| RegistryMessage::Publish { source, canary: Some(worlds), reply })
     }
 
     /// What [`publish`](Node::publish) would do, tried out as far as that changes nothing.
@@ -445,8 +556,19 @@ impl Node {
 
     /// The same for one that others hold too: what they ask it from now on is refused.
     pub fn shut_down(&self) -> StopReport {
-        let report = self.wait(self.stop_worlds());
+        let mut moved = 0;
+        if let Some(member) = &self.member {
+            moved = self.services.post.names().len();
+            member.leave_worlds(STOP_TIME);
+            member.stop_rounds();
+            moved = moved.saturating_sub(self.services.post.names().len());
+        }
+        let mut report = self.wait(self.stop_worlds());
+        report.moved = moved;
         self.services.ticker.stop();
+        if let Some(member) = &self.member {
+            member.leave();
+        }
         report
     }
 
@@ -501,6 +623,17 @@ impl Node {
     }
 }
 
+/// The worlds that a file asks for.
+fn plans(config: &NodeConfig) -> Vec<WorldPlan> {
+    let plans = config.world.iter().flat_map(|spec| {
+        let spec = Arc::new(spec.clone());
+        let names = spec.names();
+        let plan = move |(copy, name)| WorldPlan { name, spec: Arc::clone(&spec), copy: copy as u64 };
+        names.into_iter().enumerate().map(plan)
+    });
+    plans.collect()
+}
+
 /// Ask every world the same at once; the answers in the same order, `None` for those that did not give one in time.
 async fn ask_all<R: Send + 'static>(
     worlds: &[(String, ActorRef<WorldMessage>)],
@@ -523,6 +656,9 @@ async fn ask_all<R: Send + 'static>(
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if let Some(member) = &self.member {
+            member.stop_rounds();
+        }
         self.supervisor.stop(None);
         self.services.ticker.stop();
         if let Some(control) = self.control.take() {

@@ -13,6 +13,7 @@ use crate::world::mailbox::Mailbox;
 use crate::world::start::{From, WorldPlan};
 use aether_scripting::manifest::Restart;
 use aether_store::StoredCheckpoint;
+use aether_types::Generation;
 use aether_world_runtime::{Decision, End, RestartRule, Restarts};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::HashMap;
@@ -20,7 +21,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+/// For a world to leave its tick thread, and to be saved.
+const RELEASE_TIME: Duration = Duration::from_secs(30);
+
 /// What the supervisor is told.
+#[derive(ractor_cluster::RactorMessage)]
 pub(crate) enum NodeMessage {
     /// Start a world for the first time.
     Start(Box<WorldPlan>, Arc<Mailbox>, f64),
@@ -32,6 +37,12 @@ pub(crate) enum NodeMessage {
     Resume(String, oneshot::Sender<bool>),
     /// An operator wants a world as it was at a checkpoint.
     Restore { name: String, checkpoint: String, reply: oneshot::Sender<Result<(), String>> },
+    /// Save a world and let another node have it. With the generation that this node has it in.
+    Release { name: String, generation: Generation, reply: oneshot::Sender<Result<(), String>> },
+    /// It is released, or could not be.
+    Released { name: String, result: Result<(), String>, reply: oneshot::Sender<Result<(), String>> },
+    /// This node's lease is over: all worlds end at once, unsaved, and are other nodes'.
+    Fence(oneshot::Sender<()>),
     /// The worlds' actors: the node stops.
     Worlds(oneshot::Sender<Vec<(String, Option<ActorRef<WorldMessage>>)>>),
 }
@@ -47,6 +58,8 @@ struct World {
     /// Where the next start goes on from.
     from: From,
     attempt: u32,
+    /// It is being released.
+    leaving: bool,
 }
 
 pub(crate) struct SupervisorState {
@@ -106,12 +119,13 @@ impl Actor for NodeSupervisor {
                     restarts: Restarts::default(),
                     from: From::default(),
                     attempt: 0,
+                    leaving: false,
                 };
                 state.worlds.insert(name.clone(), world);
                 state.start(&myself, &name).await;
             }
             NodeMessage::Restart { name, attempt } => {
-                let waits = |world: &World| world.attempt == attempt && world.actor.is_none();
+                let waits = |world: &World| world.attempt == attempt && world.actor.is_none() && !world.leaving;
                 if !state.stopping && state.worlds.get(&name).is_some_and(waits) {
                     state.start(&myself, &name).await;
                 }
@@ -138,6 +152,37 @@ impl Actor for NodeSupervisor {
             }
             NodeMessage::Restore { name, checkpoint, reply } => {
                 let _ = reply.send(state.restore(&myself, &name, checkpoint).await);
+            }
+            NodeMessage::Release { name, generation, reply } => state.release(&myself, name, generation, reply),
+            NodeMessage::Released { name, result, reply } => {
+                match &result {
+                    Ok(()) => state.forget(&name),
+                    Err(cause) => {
+                        let text = format!("it stays here, since it could not be released: {cause}");
+                        state.services.events.push(NodeEvent::Log {
+                            world: name.clone(),
+                            script: "world".into(),
+                            level: 1,
+                            text,
+                        });
+                        if let Some(world) = state.worlds.get_mut(&name) {
+                            world.leaving = false;
+                            if world.actor.is_none() {
+                                state.start(&myself, &name).await;
+                            }
+                        }
+                    }
+                }
+                let _ = reply.send(result);
+            }
+            NodeMessage::Fence(reply) => {
+                for name in state.worlds.keys().cloned().collect::<Vec<_>>() {
+                    if let Some(actor) = state.worlds.get(&name).and_then(|world| world.actor.as_ref()) {
+                        actor.kill();
+                    }
+                    state.forget(&name);
+                }
+                let _ = reply.send(());
             }
             NodeMessage::Worlds(reply) => {
                 state.stopping = true;
@@ -172,6 +217,18 @@ impl Actor for NodeSupervisor {
         }
         Ok(())
     }
+}
+
+/// Take a world off its tick thread and save everything that it has.
+async fn hand_over(actor: &ActorRef<WorldMessage>) -> Result<(), String> {
+    let late = |_| "it did not answer in time".to_owned();
+    let ended = |_| "it ended meanwhile".to_owned();
+    let (send, receive) = oneshot::channel();
+    let _ = actor.cast(WorldMessage::Freeze(send));
+    tokio::time::timeout(RELEASE_TIME, receive).await.map_err(late)?.map_err(ended)?;
+    let (send, receive) = oneshot::channel();
+    let _ = actor.cast(WorldMessage::HandOver(send));
+    tokio::time::timeout(RELEASE_TIME, receive).await.map_err(late)?.map_err(ended)?
 }
 
 impl SupervisorState {
@@ -225,13 +282,19 @@ impl SupervisorState {
             return;
         }
         world.mailbox.end_life();
-        if !self.stopping {
+        if !self.stopping && !world.leaving {
             self.decide(myself, &name, end);
         }
     }
 
     fn decide(&mut self, myself: &ActorRef<NodeMessage>, name: &str, end: End) {
         let now_ns = self.services.ticker.now_ns();
+        if let (End::Fenced(cause), true) = (&end, self.services.member().is_some()) {
+            // Another node's, or this node's again when the directory says so.
+            let cause = cause.clone();
+            self.services.events.push(NodeEvent::WorldEnded { world: name.to_owned(), cause, parked: false });
+            return self.forget(name);
+        }
         let Some(world) = self.worlds.get_mut(name) else { return };
         let seed = world.plan.copy ^ name.bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(31) ^ u64::from(byte));
         let decision = world.restarts.ended(&self.rule, Restart::Permanent, &end, now_ns, seed);
@@ -250,6 +313,49 @@ impl SupervisorState {
             }
             Decision::Park | Decision::Leave => world.mailbox.set_state(WorldState::Parked { cause }),
         }
+    }
+
+    /// It runs here no longer.
+    fn forget(&mut self, name: &str) {
+        self.services.post.remove(name);
+        if let Some(world) = self.worlds.remove(name) {
+            world.mailbox.end_life();
+            world.mailbox.set_state(WorldState::Stopped);
+            if let Some(actor) = &world.actor {
+                self.by_actor.remove(&actor.get_id());
+            }
+        }
+        if let Some(member) = self.services.member() {
+            member.look();
+        }
+    }
+
+    /// Saving takes its time, and is not waited for here.
+    fn release(
+        &mut self,
+        myself: &ActorRef<NodeMessage>,
+        name: String,
+        generation: Generation,
+        reply: oneshot::Sender<Result<(), String>>,
+    ) {
+        let Some(world) = self.worlds.get_mut(&name).filter(|world| !world.leaving && !self.stopping) else {
+            let _ = reply.send(Err("it is not here, or leaves already".to_owned()));
+            return;
+        };
+        world.leaving = true;
+        let (services, actor, myself, id) =
+            (Arc::clone(&self.services), world.actor.clone(), myself.clone(), world.plan.world_id());
+        tokio::spawn(async move {
+            let released = async {
+                if let Some(actor) = actor {
+                    hand_over(&actor).await?;
+                }
+                let (store, id) = (Arc::clone(&services.store), id.map_err(|error| error.to_string())?);
+                services.blocking(move || store.release(&id, generation)).await?.map_err(|error| error.to_string())
+            };
+            let result = released.await;
+            let _ = myself.cast(NodeMessage::Released { name, result, reply });
+        });
     }
 
     /// What the world has done since then is lost, but for its storage: that is what was promised to others.

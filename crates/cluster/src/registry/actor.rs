@@ -3,6 +3,7 @@
 //! Compiling and the store are not waited for on the control threads. Not here: what is read of the registry without asking (`mod.rs`).
 
 use crate::node::Services;
+use crate::registry::cluster;
 use crate::registry::reload::{self, PublishPlan, ReloadReport};
 use crate::registry::{LoadedScript, RegistryError};
 use aether_scripting::{ScriptId, Version};
@@ -23,9 +24,10 @@ pub struct Source {
 }
 
 /// What the registry's actor is told.
+#[derive(ractor_cluster::RactorMessage)]
 pub(crate) enum RegistryMessage {
     /// Make it the next version, and bring it into the worlds.
-    Publish(Source, oneshot::Sender<Published>),
+    Publish { source: Source, canary: Option<usize>, reply: oneshot::Sender<Published> },
     /// Say what publishing would do.
     Plan(Source, oneshot::Sender<Result<PublishPlan, RegistryError>>),
     /// Bring another version into the worlds: this one, or the one before.
@@ -66,7 +68,7 @@ impl Actor for RegistryActor {
         state: &mut RegistryState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            RegistryMessage::Publish(source, reply) => {
+            RegistryMessage::Publish { source, canary, reply } => {
                 let services = Arc::clone(&state.services);
                 let added = off_control(&state.services, move || {
                     let candidate = services.registry.check(&source.manifest, &source.wasm)?;
@@ -74,7 +76,7 @@ impl Actor for RegistryActor {
                     Ok((script, services.registry.add(&candidate)?.1))
                 });
                 match added.await {
-                    Ok((script, loaded)) => state.begin(&myself, script, loaded, true, reply),
+                    Ok((script, loaded)) => state.begin(&myself, script, loaded, Begin { fresh: true, canary }, reply),
                     Err(error) => answer(reply, Err(error)),
                 }
             }
@@ -90,7 +92,7 @@ impl Actor for RegistryActor {
                     services.registry.find(script, version)
                 });
                 match found.await {
-                    Ok(loaded) => state.begin(&myself, script, loaded, false, reply),
+                    Ok(loaded) => state.begin(&myself, script, loaded, Begin { fresh: false, canary: None }, reply),
                     Err(error) => answer(reply, Err(error)),
                 }
             }
@@ -112,14 +114,22 @@ impl Actor for RegistryActor {
     }
 }
 
+/// How a reload begins.
+#[derive(Clone, Copy)]
+struct Begin {
+    /// The version has never served, and is forgotten if it does not now.
+    fresh: bool,
+    /// So many worlds first.
+    canary: Option<usize>,
+}
+
 impl RegistryState {
-    /// `fresh`: the version has never served, and is forgotten if it does not now.
     fn begin(
         &mut self,
         myself: &ActorRef<RegistryMessage>,
         script: ScriptId,
         loaded: LoadedScript,
-        fresh: bool,
+        Begin { fresh, canary }: Begin,
         reply: oneshot::Sender<Published>,
     ) {
         if let Some(busy) = self.reloading {
@@ -133,7 +143,13 @@ impl RegistryState {
         tokio::spawn(async move {
             let version = loaded.version;
             let inner = Arc::clone(&services);
-            let outcome = tokio::spawn(async move { reload::run(&inner, script, loaded).await }).await;
+            let outcome = tokio::spawn(async move {
+                match inner.member() {
+                    Some(member) => cluster::run(&member, &inner, script, &loaded, canary).await,
+                    None => reload::run(&inner, script, loaded).await,
+                }
+            })
+            .await;
             let outcome = match outcome {
                 Ok(outcome) => outcome,
                 Err(error) => {

@@ -5,6 +5,7 @@
 //! ([`actor`]), one at a time. Bringing a version into running worlds is [`reload`]. Not here: compiling (`aether-scripting`).
 
 pub(crate) mod actor;
+pub(crate) mod cluster;
 pub(crate) mod reload;
 
 use crate::config::{NodeConfig, ScriptSpec, ServerSection, WorldSpec};
@@ -250,7 +251,8 @@ impl Registry {
         let script = candidate.manifest.name;
         self.adopted.lock().unwrap_or_else(PoisonError::into_inner).insert((script, candidate.digest));
         let versions = self.store.versions()?;
-        let known = versions.iter().find(|row| row.script == script && row.source == candidate.digest && row.manifest == text);
+        let same = |row: &&VersionRow| row.script == script && row.source == candidate.digest && row.manifest == text;
+        let known = versions.iter().find(same);
         let active = self.store.active()?.into_iter().find(|(id, _)| *id == script).map(|(_, version)| version);
         let (version, loaded) = match (known, active) {
             (Some(row), Some(active)) => {
@@ -261,7 +263,7 @@ impl Registry {
                     None => (row.version, self.load(row)?),
                 }
             }
-            _ => match self.add(&candidate) {
+            _ => match self.add_once(&candidate) {
                 Ok(added) => added,
                 Err(error) => return self.adopt_nothing(text, error),
             },
@@ -315,9 +317,20 @@ impl Registry {
 
     /// Make it the next version of its script, durably, and load it. It does not serve yet.
     pub fn add(&self, candidate: &Candidate) -> Result<(Version, LoadedScript), RegistryError> {
-        let script = candidate.manifest.name;
         self.store.put_blob(&candidate.wasm)?;
-        let version = self.store.add_version(script, candidate.digest, &candidate.text)?;
+        let version = self.store.add_version(candidate.manifest.name, candidate.digest, &candidate.text)?;
+        self.load_new(candidate, version)
+    }
+
+    /// The same, but of nodes that find the same file at once one makes it a version.
+    fn add_once(&self, candidate: &Candidate) -> Result<(Version, LoadedScript), RegistryError> {
+        self.store.put_blob(&candidate.wasm)?;
+        let version = self.store.adopt_version(candidate.manifest.name, candidate.digest, &candidate.text)?;
+        self.load_new(candidate, version)
+    }
+
+    fn load_new(&self, candidate: &Candidate, version: Version) -> Result<(Version, LoadedScript), RegistryError> {
+        let script = candidate.manifest.name;
         let row = VersionRow { script, version, source: candidate.digest, manifest: candidate.text.clone(), pinned: false };
         match self.load(&row) {
             Ok(loaded) => Ok((version, loaded)),
@@ -359,6 +372,11 @@ impl Registry {
         self.store.set_active(script, loaded.version)?;
         self.active.insert(script, loaded);
         Ok(())
+    }
+
+    /// The directory says that it is active: worlds of this node that start run it.
+    pub fn serve(&self, script: ScriptId, loaded: LoadedScript) {
+        self.active.insert(script, loaded);
     }
 
     /// A version that never served goes. Its number is not used again.

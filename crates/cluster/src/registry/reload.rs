@@ -75,13 +75,13 @@ const LOOK: Duration = Duration::from_millis(200);
 const SLACK: Duration = Duration::from_secs(20);
 
 /// The worlds of this node that run a script and tick, and those that do not.
-fn worlds_of(services: &Services, script: ScriptId) -> (Vec<(String, Arc<Mailbox>)>, Vec<String>) {
+pub(super) fn worlds_of(services: &Services, script: ScriptId) -> (Vec<(String, Arc<Mailbox>)>, Vec<String>) {
     let (mut ticking, mut others) = (Vec::new(), Vec::new());
     let mut specs: Vec<_> =
         services.config.world.iter().filter(|spec| services.registry.scripts_of(spec).contains(&script)).collect();
     specs.sort_by(|a, b| a.name.cmp(&b.name));
     for name in specs.into_iter().flat_map(|spec| spec.names()) {
-        let Some(mailbox) = services.router.get(&name).map(|mailbox| Arc::clone(&mailbox)) else { continue };
+        let Some(mailbox) = services.post.find(&name) else { continue };
         if matches!(mailbox.status().state, WorldState::Ticking | WorldState::Held) {
             ticking.push((name, mailbox));
         } else {
@@ -101,7 +101,7 @@ async fn ask<R>(mailbox: &Mailbox, control: impl FnOnce(oneshot::Sender<R>) -> C
     }
 }
 
-fn order(script: ScriptId, loaded: &LoadedScript) -> ReloadOrder {
+pub(super) fn order(script: ScriptId, loaded: &LoadedScript) -> ReloadOrder {
     ReloadOrder {
         script,
         version: loaded.version,
@@ -112,7 +112,11 @@ fn order(script: ScriptId, loaded: &LoadedScript) -> ReloadOrder {
 }
 
 /// Rehearse in every world at once; the worlds that refuse, and why.
-async fn rehearse(services: &Arc<Services>, worlds: &[(String, Arc<Mailbox>)], order: &ReloadOrder) -> Vec<(String, String)> {
+pub(super) async fn rehearse(
+    services: &Arc<Services>,
+    worlds: &[(String, Arc<Mailbox>)],
+    order: &ReloadOrder,
+) -> Vec<(String, String)> {
     let tasks: Vec<_> = worlds
         .iter()
         .map(|(name, mailbox)| {
@@ -246,7 +250,7 @@ pub(crate) async fn run(services: &Arc<Services>, script: ScriptId, loaded: Load
 
 /// Worlds that began to tick while the version was tried out in the others, and those that had no version of the script at all, read
 /// themselves again.
-fn catch_up(services: &Services, script: ScriptId, version: Version, done: &[(String, Arc<Mailbox>)]) {
+pub(super) fn catch_up(services: &Services, script: ScriptId, version: Version, done: &[(String, Arc<Mailbox>)]) {
     for (name, mailbox) in worlds_of(services, script).0 {
         let late = !done.iter().any(|(other, _)| *other == name);
         let lacks = mailbox.status().scripts.iter().any(|status| status.script == script && status.version == Version(0));
@@ -258,7 +262,11 @@ fn catch_up(services: &Services, script: ScriptId, version: Version, done: &[(St
 }
 
 /// Swap everywhere and watch. Gives when the last world had swapped.
-async fn swap(services: &Services, worlds: &[(String, Arc<Mailbox>)], order: &ReloadOrder) -> Result<Option<Duration>, String> {
+pub(super) async fn swap(
+    services: &Services,
+    worlds: &[(String, Arc<Mailbox>)],
+    order: &ReloadOrder,
+) -> Result<Option<Duration>, String> {
     let begun = Instant::now();
     // Bounded by the number of phases of the worlds.
     let (send, mut phases) = mpsc::unbounded_channel();
@@ -341,7 +349,7 @@ pub(crate) async fn abandon(services: &Services, script: ScriptId, version: Vers
     end(&worlds_of(services, script).0, script, version, Some("the reload was abandoned".to_owned())).await;
 }
 
-async fn end(worlds: &[(String, Arc<Mailbox>)], script: ScriptId, version: Version, rollback: Option<String>) {
+pub(super) async fn end(worlds: &[(String, Arc<Mailbox>)], script: ScriptId, version: Version, rollback: Option<String>) {
     let asked: Vec<_> = worlds
         .iter()
         .map(|(_, mailbox)| {

@@ -12,7 +12,7 @@ use crate::world::mailbox::{Control, Mailbox};
 use crate::world::pacer::Pacer;
 use crate::world::start::{self, From, WorldPlan};
 use aether_scripting::ScriptInstance;
-use aether_store::Claim;
+use aether_store::{Claim, Messages, StoreError};
 use aether_types::{ScriptId, Version};
 use aether_world_runtime::{BuildOrder, End, ReloadPhase, ScriptKey, World};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -21,6 +21,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 /// What a world's actor is told.
+#[derive(ractor_cluster::RactorMessage)]
 pub(crate) enum WorldMessage {
     /// The store has been read.
     Loaded(Box<Result<start::Read, NodeError>>),
@@ -52,6 +53,8 @@ pub(crate) enum WorldMessage {
     Frozen(Box<HostedWorld>, oneshot::Sender<bool>),
     /// Let out what is durable, to worlds that are frozen too.
     Settle(oneshot::Sender<()>),
+    /// Save everything and end, for another node to go on. How it went.
+    HandOver(oneshot::Sender<Result<(), String>>),
     /// Save and end. How it went.
     Finish(oneshot::Sender<Result<(), String>>),
 }
@@ -72,6 +75,7 @@ pub(crate) struct WorldArguments {
 struct Starting {
     world: World,
     claim: Claim,
+    messages: Messages,
     versions: Vec<(ScriptId, Version)>,
     missing: usize,
 }
@@ -125,9 +129,9 @@ impl Actor for WorldActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             WorldMessage::Loaded(loaded) => {
-                let start::Read { mut world, claim, versions } = loaded.map_err(|error| End::NotStarted(error.to_string()))?;
+                let start::Read { mut world, claim, messages, versions } = loaded.map_err(|error| end_of_start(&error))?;
                 let orders = world.take_wanted();
-                state.starting = Some(Starting { world, claim, versions, missing: orders.len() });
+                state.starting = Some(Starting { world, claim, messages, versions, missing: orders.len() });
                 for order in orders {
                     state.build(&myself, order, Purpose::Run).await?;
                 }
@@ -163,7 +167,7 @@ impl Actor for WorldActor {
             WorldMessage::Idle(world) => save_to_sleep(&myself, world),
             WorldMessage::Slept(mut world, saved) => match saved {
                 Ok(_) => {
-                    world.settle(&state.arguments.services.router);
+                    world.settle(state.arguments.services.ticker.now_ns());
                     state.asleep = Some(world.claim());
                     state.scripts.drain().for_each(|(_, actor)| actor.stop(None));
                     tokio::task::spawn_blocking(move || drop(world));
@@ -207,9 +211,39 @@ impl Actor for WorldActor {
             }
             WorldMessage::Settle(reply) => {
                 if let Some(world) = &mut state.frozen {
-                    world.settle(&state.arguments.services.router);
+                    world.settle(state.arguments.services.ticker.now_ns());
                 }
                 let _ = reply.send(());
+            }
+            WorldMessage::HandOver(reply) => {
+                let Some(mut world) = state.frozen.take() else {
+                    let asleep = state.asleep.is_some();
+                    let _ = reply.send(if asleep { Ok(()) } else { Err("it is being read".to_owned()) });
+                    if asleep {
+                        myself.stop(None);
+                    }
+                    return Ok(());
+                };
+                let saving = state.arguments.services.blocking(move || {
+                    let saving = match world.failure() {
+                        Some(error) => Err(error.to_string()),
+                        None => world.save_to_sleep(),
+                    };
+                    (world, saving)
+                });
+                let saved = match saving.await {
+                    Ok((mut world, Ok(durable))) => {
+                        let saved = durable.await.unwrap_or_else(|_| Err("the store is gone".to_owned()));
+                        world.settle(state.arguments.services.ticker.now_ns());
+                        tokio::task::spawn_blocking(move || drop(world));
+                        saved.map(|_| ())
+                    }
+                    Ok((_, Err(error))) => Err(error),
+                    Err(panic) => Err(format!("panic: {panic}")),
+                };
+                // If it was not saved it begins again here, from what was.
+                let _ = reply.send(saved);
+                myself.stop(None);
             }
             WorldMessage::Finish(reply) => {
                 let Some(world) = state.frozen.take() else {
@@ -220,12 +254,13 @@ impl Actor for WorldActor {
                     myself.stop(None);
                     return Ok(());
                 };
-                let finished = state.arguments.services.blocking(move || finish(world)).await;
+                let now_ns = state.arguments.services.ticker.now_ns();
+                let finished = state.arguments.services.blocking(move || finish(world, now_ns)).await;
                 let saved = match finished.unwrap_or_else(|panic| Err(format!("panic: {panic}"))) {
                     Ok((mut world, durable)) => {
                         let saved = durable.await.unwrap_or_else(|_| Err("the store is gone".to_owned()));
                         // What `on_stop` sent to players. Worlds stop too: calls between them reach nobody any more.
-                        world.settle(&state.arguments.services.router);
+                        world.settle(now_ns);
                         tokio::task::spawn_blocking(move || drop(world));
                         saved.map(|_| ())
                     }
@@ -303,7 +338,8 @@ impl WorldActorState {
 
     /// When all instances are there the world goes to the tick threads.
     fn begin_ticking(&mut self, myself: &ActorRef<WorldMessage>) {
-        let Some(Starting { world, claim, versions, .. }) = self.starting.take_if(|starting| starting.missing == 0) else {
+        let Some(Starting { world, claim, messages, versions, .. }) = self.starting.take_if(|starting| starting.missing == 0)
+        else {
             return;
         };
         let arguments = &self.arguments;
@@ -336,7 +372,7 @@ impl WorldActorState {
             services: Arc::clone(services),
             restarts: arguments.restarts,
         };
-        services.ticker.add(Box::new(HostedWorld::new(world, claim, place, pace, now_ns)));
+        services.ticker.add(Box::new(HostedWorld::new(world, &messages, claim, place, pace, now_ns)));
     }
 
     fn wake(&mut self, myself: &ActorRef<WorldMessage>) {
@@ -377,12 +413,21 @@ fn save_to_sleep(myself: &ActorRef<WorldMessage>, mut world: Box<HostedWorld>) {
     });
 }
 
+fn end_of_start(error: &NodeError) -> End {
+    match error {
+        NodeError::Store(error @ (StoreError::Fenced { .. } | StoreError::Owned { .. } | StoreError::DeclaredDead(_))) => {
+            End::Fenced(error.to_string())
+        }
+        error => End::NotStarted(error.to_string()),
+    }
+}
+
 /// A world that has stopped, and when it is durable.
 type Finished = (Box<HostedWorld>, oneshot::Receiver<Result<u64, String>>);
 
-fn finish(mut world: Box<HostedWorld>) -> Result<Finished, String> {
+fn finish(mut world: Box<HostedWorld>, now_ns: u64) -> Result<Finished, String> {
     match world.failure() {
         Some(error) => Err(error.to_string()),
-        None => world.stop().map(|durable| (world, durable)),
+        None => world.stop(now_ns).map(|durable| (world, durable)),
     }
 }

@@ -3,6 +3,8 @@
 //! [`OutputGate`] is a plain queue of (commit number, output); [`Durable`] is what the store's thread tells. Bounded: a world whose gate
 //! is full holds its ticks until the disk has caught up.
 
+use crate::world::courier::Parcel;
+use crate::world::post::Post;
 use aether_scripting::output::{ClientCommand, OutboundCall};
 use aether_store::StoreError;
 use serde::Serialize;
@@ -22,6 +24,9 @@ pub(crate) type WhenDurable = Box<dyn FnOnce(Result<u64, String>) + Send>;
 #[derive(Default)]
 pub(crate) struct Durable {
     seq: AtomicU64,
+    post: Arc<Post>,
+    /// What goes to other worlds when its commit is durable. As bounded as what a tick may send and as commits may wait.
+    parcels: Mutex<VecDeque<(u64, Vec<Parcel>)>>,
     failed: Mutex<Option<StoreError>>,
     /// Who waits for which commit: as many as ask for checkpoints at a time.
     waiting: Mutex<Vec<(u64, WhenDurable)>>,
@@ -34,14 +39,34 @@ impl std::fmt::Debug for Durable {
 }
 
 impl Durable {
-    pub fn new(seq: u64) -> Arc<Durable> {
-        Arc::new(Durable { seq: AtomicU64::new(seq), ..Durable::default() })
+    pub fn new(seq: u64, post: Arc<Post>) -> Arc<Durable> {
+        Arc::new(Durable { seq: AtomicU64::new(seq), post, ..Durable::default() })
+    }
+
+    /// Send these when commit `seq` is durable, from whatever thread learns of it: it does not wait for the world's next tick.
+    pub fn send(&self, seq: u64, parcels: Vec<Parcel>) {
+        if !parcels.is_empty() {
+            self.parcels.lock().unwrap_or_else(PoisonError::into_inner).push_back((seq, parcels));
+            self.send_durable();
+        }
+    }
+
+    /// Under the lock: what was given first leaves first, whoever sends it.
+    fn send_durable(&self) {
+        let durable = self.seq.load(Ordering::Acquire);
+        let mut waiting = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((_, parcels)) = waiting.pop_front_if(|(seq, _)| *seq <= durable) {
+            self.post.send(parcels);
+        }
     }
 
     /// Called by the store's thread, in order.
     pub fn report(&self, seq: u64, result: Result<(), StoreError>) {
         match result {
-            Ok(()) => self.seq.store(seq, Ordering::Release),
+            Ok(()) => {
+                self.seq.store(seq, Ordering::Release);
+                self.send_durable();
+            }
             // The first failure counts: those after it follow from it.
             Err(error) => {
                 self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
@@ -74,6 +99,9 @@ impl Durable {
 /// What leaves a world, without what goes to the store.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Output {
+    /// Of which tick it is.
+    #[serde(skip)]
+    pub tick: u64,
     pub commands: Vec<ClientCommand>,
     pub calls: Vec<OutboundCall>,
 }
@@ -85,6 +113,8 @@ pub(crate) struct OutputLog(Mutex<std::fs::File>);
 #[derive(Serialize)]
 struct OutputLine<'a> {
     world: &'a str,
+    generation: u64,
+    tick: u64,
     #[serde(flatten)]
     output: &'a Output,
 }
@@ -97,8 +127,8 @@ impl OutputLog {
     }
 
     /// One write a line: a line that is there is whole.
-    pub fn write(&self, world: &str, output: &Output) {
-        let Ok(mut line) = serde_json::to_vec(&OutputLine { world, output }) else { return };
+    pub fn write(&self, world: &str, generation: u64, output: &Output) {
+        let Ok(mut line) = serde_json::to_vec(&OutputLine { world, generation, tick: output.tick, output }) else { return };
         line.push(b'\n');
         if let Err(error) = self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line) {
             tracing::warn!(%error, "output not logged");
@@ -143,12 +173,12 @@ mod tests {
     use aether_scripting::EntityId;
 
     fn output(n: u64) -> Output {
-        Output { commands: vec![ClientCommand::Gone { entity: EntityId(n) }], calls: Vec::new() }
+        Output { tick: 0, commands: vec![ClientCommand::Gone { entity: EntityId(n) }], calls: Vec::new() }
     }
 
     #[test]
     fn nothing_leaves_before_the_writes_that_came_before_it() {
-        let durable = Durable::new(4);
+        let durable = Durable::new(4, Arc::default());
         let mut gate = OutputGate::new(Arc::clone(&durable));
         gate.hold(4, output(1));
         gate.hold(6, output(2));
@@ -162,7 +192,7 @@ mod tests {
 
     #[test]
     fn after_a_failure_nothing_leaves() {
-        let durable = Durable::new(0);
+        let durable = Durable::new(0, Arc::default());
         let mut gate = OutputGate::new(Arc::clone(&durable));
         gate.hold(1, output(1));
         durable.report(1, Err(StoreError::Closed));

@@ -8,12 +8,14 @@ use crate::node::Services;
 use crate::status::{WorldState, WorldStatus};
 use crate::world::actor::WorldMessage;
 use crate::world::checkpoint;
+use crate::world::courier::{self, Courier, Parcel};
 use crate::world::gate::{Durable, Output, OutputGate};
-use crate::world::mailbox::{Control, Inbound, Mailbox, Router};
+use crate::world::mailbox::{Control, Inbound, Mailbox};
 use crate::world::pacer::Pacer;
+use aether_scripting::ApiError;
 use aether_scripting::instance::thread_cpu_ns;
 use aether_scripting::output::{InboundCall, OutboundCall, StorageWrite, WorldOutput};
-use aether_store::{Batch, Claim, KvWrite, StoreError};
+use aether_store::{Batch, Claim, KvWrite, Messages, StoreError};
 use aether_types::WorldId;
 use aether_world_runtime::{End, OverloadAction, ReloadPhase, TickReport, World};
 use hdrhistogram::Histogram;
@@ -21,6 +23,8 @@ use ractor::ActorRef;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
+/// Entities that somebody who looks at a world is shown.
+const ENTITIES_MAX: usize = 2_000;
 /// Nanoseconds between two publications of a status.
 const STATUS_NS: u64 = 1_000_000_000;
 
@@ -63,6 +67,7 @@ pub(crate) struct HostedWorld {
     claim: Claim,
     durable: Arc<Durable>,
     gate: OutputGate,
+    courier: Courier,
     /// The world's clock less the ticker's, which may be ahead of it: its time goes on where it was.
     clock_base_ns: u64,
     checkpoint_ns: u64,
@@ -88,13 +93,16 @@ struct Totals {
 
 impl HostedWorld {
     /// `now_ns`: of the ticker's clock.
-    pub fn new(world: World, claim: Claim, place: Place, pace: Pace, now_ns: u64) -> HostedWorld {
-        let durable = Durable::new(claim.commit_seq);
+    /// `messages`: what the store has of those to and from other worlds.
+    pub fn new(world: World, messages: &Messages, claim: Claim, place: Place, pace: Pace, now_ns: u64) -> HostedWorld {
+        let durable = Durable::new(claim.commit_seq, Arc::clone(&place.services.post));
         // What waits came out of a checkpoint and may be done in the first tick: one without it goes with that commit, or a crash would
         // bring it again.
         let first_checkpoint_ns = if world.host_stats().waiting > 0 { 0 } else { pace.checkpoint_ns };
-        HostedWorld {
-            id: world.config().id.clone(),
+        let id = world.config().id.clone();
+        let mut hosted = HostedWorld {
+            courier: Courier::new(id.clone(), messages, claim.commit_seq),
+            id,
             clock_base_ns: world.now_ns().wrapping_sub(now_ns),
             world,
             next_checkpoint_ns: pace.pacer.next_ns() + first_checkpoint_ns,
@@ -111,7 +119,12 @@ impl HostedWorld {
             // To one percent; a tick of more than a second is recorded as one. 12 KiB, and there are thousands of these.
             ticks: Histogram::new_with_bounds(1, 1_000_000_000, 2).expect("these bounds are valid"),
             totals: Totals::default(),
+        };
+        for message in &messages.inbox {
+            let queued = hosted.deliver(&message.peer, &message.data).unwrap_or(false);
+            hosted.courier.took_again(message, queued);
         }
+        hosted
     }
 
     pub fn next_ns(&self) -> u64 {
@@ -134,9 +147,13 @@ impl HostedWorld {
     }
 
     /// One round at `now_ns` of the ticker's clock.
-    pub fn round(&mut self, now_ns: u64, router: &Router) -> Round {
+    pub fn round(&mut self, now_ns: u64) -> Round {
         if !self.place.mailbox.is_life(self.place.life) {
             return Round::Replaced;
+        }
+        // Somebody else may run it from now on.
+        if !self.place.services.lease.holds() {
+            return Round::End(End::Fenced("this node's lease is over".to_owned()));
         }
         if let Some(error) = self.durable.failure() {
             return Round::End(end_of_store(&error));
@@ -153,14 +170,14 @@ impl HostedWorld {
                 Err(end) => return Round::End(end),
             }
         }
-        self.release(router);
+        self.release(now_ns);
         if self.gate.is_full(self.claim.commit_seq) {
             // The disk is behind: the world waits rather than let anybody see what may be lost.
             self.publish(WorldState::Held);
             return Round::Continue;
         }
-        let came = self.take_inbound();
-        if self.hibernate_ns > 0 && (came || !self.world.is_idle()) {
+        let came = self.take_inbound(now_ns);
+        if self.hibernate_ns > 0 && (came || !self.world.is_idle() || !self.courier.is_idle()) {
             self.busy_ns = now_ns;
         }
         if self.hibernate_ns > 0 && now_ns - self.busy_ns.min(now_ns) > self.hibernate_ns {
@@ -172,15 +189,15 @@ impl HostedWorld {
         let (world_now_ns, dt) = (self.clock_base_ns.wrapping_add(now_ns), self.pacer.dt());
         let report = self.world.tick(world_now_ns, dt, &mut thread_cpu_ns);
         self.account(&report);
+        self.courier.done(&report.done);
         let mut output = report.output;
         // None while a new version is tried out: a crash then must find the old version's state.
         let checkpoint_due = now_ns >= self.next_checkpoint_ns && !self.world.is_reloading();
         let checkpoint = if checkpoint_due { self.checkpoint(now_ns, &mut output) } else { None };
-        if let Err(error) = self.commit(output.writes, checkpoint, None) {
+        if let Err(error) = self.commit(output, checkpoint, None) {
             return Round::End(end_of_store(&error));
         }
-        self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
-        self.release(router);
+        self.release(now_ns);
         self.tell_actor();
         if now_ns >= self.next_status_ns {
             self.next_status_ns = now_ns + STATUS_NS;
@@ -232,12 +249,11 @@ impl HostedWorld {
             Control::Checkpoint { name, reply } => {
                 let mut output = self.world.take_output();
                 let Some(checkpoint) = self.checkpoint(now_ns, &mut output) else {
-                    self.keep(output).map_err(|error| end_of_store(&error))?;
+                    self.commit(output, None, None).map_err(|error| end_of_store(&error))?;
                     answer(reply, Err("the checkpoint could not be made: see the events".to_owned()));
                     return Ok(None);
                 };
-                self.commit(output.writes, Some(checkpoint), name).map_err(|error| end_of_store(&error))?;
-                self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
+                self.commit(output, Some(checkpoint), name).map_err(|error| end_of_store(&error))?;
                 self.durable.when(self.claim.commit_seq, Box::new(move |result| answer(reply, result)));
             }
             Control::Rehearsal { order, reply } => {
@@ -258,6 +274,7 @@ impl HostedWorld {
                 answer(reply, ());
             }
             Control::SetAside { reply } => answer(reply, self.world.set_aside().cloned().collect()),
+            Control::Entities { reply } => answer(reply, self.world.host().entities(ENTITIES_MAX)),
             Control::Doze => {
                 let actor = self.place.actor.clone();
                 return Ok(Some(Round::Leave(Box::new(move |world| {
@@ -277,21 +294,53 @@ impl HostedWorld {
         }
     }
 
-    /// Whether anything came in.
-    fn take_inbound(&mut self) -> bool {
-        let inbox = self.place.mailbox.take();
-        let any = !inbox.is_empty();
-        for inbound in inbox {
+    /// Whether anything came in that somebody has to do something about.
+    fn take_inbound(&mut self, now_ns: u64) -> bool {
+        let mut any = false;
+        for inbound in self.place.mailbox.take() {
             match inbound {
                 Inbound::Call(call) => {
+                    any = true;
                     if self.world.deliver(call).is_err() {
                         self.totals.calls_refused += 1;
                     }
                 }
-                Inbound::Reply { call, payload } => self.world.deliver_reply(call, payload),
+                Inbound::Parcel(Parcel::Taken { from, number, .. }) => self.courier.delivered(&from, number, now_ns),
+                Inbound::Parcel(Parcel::Message { from, number, first, data, .. }) => {
+                    any = true;
+                    self.take_message(&from, number, first, data, now_ns);
+                }
             }
         }
         any
+    }
+
+    fn take_message(&mut self, from: &WorldId, number: u64, first: u64, data: Arc<[u8]>, now_ns: u64) {
+        if !self.courier.arrived(from, number, first) {
+            return;
+        }
+        let queued = match self.deliver(from, &data) {
+            Ok(queued) => queued,
+            // It comes again.
+            Err(ApiError::Full) if !self.courier.refused(from, now_ns) => return,
+            Err(_) => {
+                self.totals.calls_refused += 1;
+                false
+            }
+        };
+        self.courier.took(from, data, queued, self.claim.commit_seq + 1);
+    }
+
+    /// Give a message to its script. `false`: nobody waits for it.
+    fn deliver(&mut self, from: &WorldId, data: &[u8]) -> Result<bool, ApiError> {
+        let delivery = self.courier.next_delivery();
+        let world = Some(from.to_string());
+        match courier::open(data).map_err(|_| ApiError::BadArgument)? {
+            OutboundCall::Call { script, from, call, method, payload, .. } => {
+                self.world.deliver(InboundCall { world, from, call, script, method, payload, delivery }).map(|()| true)
+            }
+            OutboundCall::Reply { call, payload, .. } => self.world.deliver_reply(call, payload, delivery),
+        }
     }
 
     fn account(&mut self, report: &TickReport) {
@@ -354,28 +403,27 @@ impl HostedWorld {
         self.place.services.events.push(NodeEvent::Log { world: self.id.to_string(), script: "world".into(), level, text });
     }
 
+    /// Hand what left the scripts to the store, and hold back what others see of it until it is durable.
     fn commit(
         &mut self,
-        writes: Vec<StorageWrite>,
+        output: WorldOutput,
         checkpoint: Option<Vec<u8>>,
         checkpoint_name: Option<String>,
     ) -> Result<(), StoreError> {
-        if writes.is_empty() && checkpoint.is_none() {
-            return Ok(());
-        }
-        let writes = writes.into_iter().map(|StorageWrite { namespace, key, value }| KvWrite { namespace, key, value }).collect();
         let Claim { generation, commit_seq: after_seq } = self.claim;
-        let batch = Batch { world: self.id.clone(), generation, after_seq, writes, checkpoint, checkpoint_name };
-        let (durable, seq) = (Arc::clone(&self.durable), after_seq + 1);
-        self.place.services.store.commit(batch, Box::new(move |result| durable.report(seq, result)))?;
-        self.claim.commit_seq = seq;
-        Ok(())
-    }
-
-    /// Output that no checkpoint goes with: its writes are committed all the same.
-    fn keep(&mut self, output: WorldOutput) -> Result<(), StoreError> {
-        self.commit(output.writes, None, None)?;
-        self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
+        output.calls.iter().for_each(|call| self.courier.send(call, after_seq + 1));
+        let messages = self.courier.take_writes(checkpoint.is_some() || !output.writes.is_empty());
+        if messages.is_some() || checkpoint.is_some() || !output.writes.is_empty() {
+            let write = |StorageWrite { namespace, key, value }| KvWrite { namespace, key, value };
+            let writes = output.writes.into_iter().map(write).collect();
+            let messages = messages.unwrap_or_default();
+            let batch = Batch { world: self.id.clone(), generation, after_seq, writes, messages, checkpoint, checkpoint_name };
+            let (durable, seq) = (Arc::clone(&self.durable), after_seq + 1);
+            self.place.services.store.commit(batch, Box::new(move |result| durable.report(seq, result)))?;
+            self.claim.commit_seq = seq;
+        }
+        let tick = self.world.tick_number().0;
+        self.gate.hold(self.claim.commit_seq, Output { tick, commands: output.commands, calls: output.calls });
         Ok(())
     }
 
@@ -386,24 +434,29 @@ impl HostedWorld {
         text
     }
 
-    fn release(&mut self, router: &Router) {
+    fn release(&mut self, now_ns: u64) {
+        if !self.place.services.lease.holds() {
+            return;
+        }
         while let Some(output) = self.gate.release() {
             if let Some(log) = &self.place.services.outputs {
-                log.write(self.id.as_str(), &output);
+                log.write(self.id.as_str(), self.claim.generation.0, &output);
             }
-            for call in output.calls {
-                let (world, inbound) = match call {
-                    OutboundCall::Call { world, script, from, call, method, payload } => {
-                        let from_world = Some(self.id.to_string());
-                        (world, Inbound::Call(InboundCall { world: from_world, from, call, script, method, payload }))
-                    }
-                    OutboundCall::Reply { world, call, payload } => (world, Inbound::Reply { call, payload }),
-                };
-                // Nobody there, or too busy: the caller is told when its time to wait is over.
-                if !router.get(&world).map(|mailbox| Arc::clone(&mailbox)).is_some_and(|mailbox| mailbox.push(inbound)) {
+        }
+        if !self.courier.is_quiet() {
+            let mut parcels = self.courier.parcels(self.claim.commit_seq, now_ns);
+            let post = &self.place.services.post;
+            // Its callers are told when their time to wait is over.
+            for nobody in parcels.extract_if(.., |parcel| !post.exists(parcel.to())) {
+                if let Parcel::Message { to, .. } = nobody {
                     self.totals.calls_refused += 1;
+                    self.courier.nobody(&to, now_ns);
                 }
             }
+            self.durable.send(self.claim.commit_seq, parcels);
+        }
+        for (world, blocked) in self.courier.take_blocks() {
+            self.world.block_calls(world.as_str(), blocked);
         }
     }
 
@@ -453,13 +506,13 @@ impl HostedWorld {
     }
 
     /// Let out everything that may leave, before worlds are stopped one after the other.
-    pub fn settle(&mut self, router: &Router) {
-        self.release(router);
+    pub fn settle(&mut self, now_ns: u64) {
+        self.release(now_ns);
     }
 
     /// What came in last, `on_stop` for every script, then a last checkpoint; gives a channel that says when that is durable.
-    pub fn stop(&mut self) -> Result<oneshot::Receiver<Result<u64, String>>, String> {
-        self.take_inbound();
+    pub fn stop(&mut self, now_ns: u64) -> Result<oneshot::Receiver<Result<u64, String>>, String> {
+        self.take_inbound(now_ns);
         // What was to be tried out is not kept.
         self.world.rollback_reload("the world stops".to_owned());
         let (checkpoint, output, log) = self.world.stop().map_err(|error| format!("could not make a checkpoint: {error}"))?;
@@ -475,12 +528,11 @@ impl HostedWorld {
         let checkpoint = match checkpoint::seal(&checkpoint) {
             Ok(checkpoint) => checkpoint,
             Err(error) => {
-                self.keep(output).map_err(|error| self.refused(error))?;
+                self.commit(output, None, None).map_err(|error| self.refused(error))?;
                 return Err(format!("could not make a checkpoint: {error}"));
             }
         };
-        self.commit(output.writes, Some(checkpoint), None).map_err(|error| self.refused(error))?;
-        self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
+        self.commit(output, Some(checkpoint), None).map_err(|error| self.refused(error))?;
         let (send, receive) = oneshot::channel();
         self.durable.when(self.claim.commit_seq, Box::new(move |result| answer(send, result)));
         self.publish(WorldState::Stopped);
@@ -500,12 +552,11 @@ impl HostedWorld {
         let checkpoint = match checkpoint::seal(&checkpoint) {
             Ok(checkpoint) => checkpoint,
             Err(error) => {
-                self.keep(output).map_err(|error| self.refused(error))?;
+                self.commit(output, None, None).map_err(|error| self.refused(error))?;
                 return Err(error.to_string());
             }
         };
-        self.commit(output.writes, Some(checkpoint), None).map_err(|error| self.refused(error))?;
-        self.gate.hold(self.claim.commit_seq, Output { commands: output.commands, calls: output.calls });
+        self.commit(output, Some(checkpoint), None).map_err(|error| self.refused(error))?;
         let (send, receive) = oneshot::channel();
         self.durable.when(self.claim.commit_seq, Box::new(move |result| answer(send, result)));
         self.publish(WorldState::Asleep);

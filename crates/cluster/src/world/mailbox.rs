@@ -5,14 +5,14 @@
 
 use crate::status::{WorldState, WorldStatus};
 use crate::world::actor::WorldMessage;
+use crate::world::courier::Parcel;
 use crate::world::hosted::HostedWorld;
-use aether_scripting::ScriptInstance;
 use aether_scripting::instance::InstanceError;
 use aether_scripting::output::InboundCall;
+use aether_scripting::{EntityView, ScriptInstance};
 use aether_types::{ScriptId, Version};
 use aether_world_runtime::Rehearsal;
 use aether_world_runtime::{BuildOrder, ReloadOrder, ScriptKey, SetAside};
-use dashmap::DashMap;
 use ractor::ActorRef;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,15 +25,17 @@ const INBOX_MAX: usize = 10_000;
 /// Something that comes into a world from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inbound {
-    /// A call.
+    /// A call of a player.
     Call(InboundCall),
-    /// An answer.
-    Reply {
-        /// The call's number in this world.
-        call: u64,
-        /// The result.
-        payload: Vec<u8>,
-    },
+    /// Something of another world's.
+    Parcel(Parcel),
+}
+
+impl Inbound {
+    /// Whether a world that sleeps must do something about it.
+    fn wakes(&self) -> bool {
+        !matches!(self, Inbound::Parcel(Parcel::Taken { .. }))
+    }
 }
 
 /// What a world is asked to do at the edge of its next tick.
@@ -56,6 +58,8 @@ pub(crate) enum Control {
     EndReload { script: ScriptId, version: Version, rollback: Option<String>, reply: oneshot::Sender<()> },
     /// Messages that ended their script twice.
     SetAside { reply: oneshot::Sender<Vec<SetAside>> },
+    /// What is where.
+    Entities { reply: oneshot::Sender<Vec<EntityView>> },
     /// Fall asleep.
     Doze,
     /// Leave the tick threads.
@@ -99,6 +103,7 @@ impl Mailbox {
 
     /// `false`: the inbox is full. Wakes a world that sleeps.
     pub fn push(&self, inbound: Inbound) -> bool {
+        let wakes = inbound.wakes();
         {
             let mut inbox = self.inbox();
             if inbox.len() >= INBOX_MAX {
@@ -107,7 +112,8 @@ impl Mailbox {
             }
             inbox.push_back(inbound);
         }
-        if self.asleep.swap(false, Ordering::SeqCst)
+        if wakes
+            && self.asleep.swap(false, Ordering::SeqCst)
             && let Some(actor) = self.actor()
         {
             // An actor that is gone is restarted by its supervisor, and reads the inbox then.
@@ -124,7 +130,7 @@ impl Mailbox {
     pub fn sleep(&self) -> bool {
         self.asleep.store(true, Ordering::SeqCst);
         // One that came before the flag was up has woken nobody.
-        let empty = self.inbox().is_empty() && !self.has_control.load(Ordering::SeqCst);
+        let empty = !self.inbox().iter().any(Inbound::wakes) && !self.has_control.load(Ordering::SeqCst);
         empty || !self.asleep.swap(false, Ordering::SeqCst)
     }
 
@@ -201,6 +207,3 @@ impl Mailbox {
         self.status.send_modify(|status| Arc::make_mut(status).state = state);
     }
 }
-
-/// Finds worlds of this node by name.
-pub(crate) type Router = DashMap<String, Arc<Mailbox>>;

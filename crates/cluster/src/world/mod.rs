@@ -2,8 +2,10 @@
 
 pub(crate) mod actor;
 pub(crate) mod checkpoint;
+pub(crate) mod courier;
 pub(crate) mod gate;
 pub(crate) mod hosted;
 pub(crate) mod mailbox;
 pub(crate) mod pacer;
+pub(crate) mod post;
 pub(crate) mod start;

@@ -9,7 +9,7 @@ use crate::ticker::panic_text;
 use crate::world::checkpoint;
 use aether_engine::{Engine, EngineConfig};
 use aether_scripting::{ScriptId, Vec3, Version};
-use aether_store::{Claim, StoredCheckpoint};
+use aether_store::{Claim, Messages, StoredCheckpoint};
 use aether_types::{Blame, WorldId};
 use aether_world_runtime::{AddError, ScriptParts, World, WorldCheckpoint};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,6 +43,8 @@ pub(crate) struct From {
 pub(crate) struct Read {
     pub world: World,
     pub claim: Claim,
+    /// Those to and from other worlds.
+    pub messages: Messages,
     /// The versions that its scripts were added in.
     pub versions: Vec<(ScriptId, Version)>,
 }
@@ -64,6 +66,7 @@ pub(crate) fn load(services: &Services, plan: &WorldPlan, from: &From) -> Result
         ..EngineConfig::default()
     };
     let stored = services.store.load_keys(&id)?;
+    let messages = services.store.load_messages(&id)?;
     let new_world = || {
         let mut config = limits.world_config(id.clone(), spec.seed.wrapping_add(plan.copy), services.config.server.max_modules);
         config.builds_itself = false;
@@ -80,7 +83,7 @@ pub(crate) fn load(services: &Services, plan: &WorldPlan, from: &From) -> Result
         versions.extend(add_scripts(services, plan, &mut world, script, checkpoint.as_ref())?);
     }
     world.finish_restore();
-    Ok(Read { world, claim, versions })
+    Ok(Read { world, claim, messages, versions })
 }
 
 fn read_checkpoint(

@@ -1,0 +1,696 @@
+//! This node's part in a cluster: it holds a lease, runs the worlds that are meant for it, and gives away those that are not.
+//!
+//! Start with [`Member`]. Everything follows from the directory: a round reads it ([`view`]), starts and releases what it says, and, on the
+//! one node that leads, says where worlds should run. First start, move, drain and failover are one path. Links only make it quick: a
+//! node that changed something tells the others to look, and what they would see anyway they see at once. Two threads of its own: one
+//! renews the lease ([`keeper`]) and does nothing else, one makes rounds. Not here: the links (`link`), who should run what (`placement`).
+
+mod answer;
+mod keeper;
+pub(crate) mod lease;
+pub(crate) mod status;
+mod view;
+pub(crate) mod wire;
+
+use crate::config::{ClusterSection, MemberSpec};
+use crate::events::NodeEvent;
+use crate::link::{LinkConfig, LinkEvent, LinkLimits, Links, Peer};
+use crate::node::supervisor::NodeMessage;
+use crate::node::{NodeError, Services};
+use crate::placement::{self, NodeInput, Plan, Rules, WorldInput};
+use crate::world::courier::Parcel;
+use crate::world::mailbox::Mailbox;
+use crate::world::post::Elsewhere;
+use crate::world::start::WorldPlan;
+use aether_store::{Directory, NodeId, NodeInfo, NodeRow, NodeState, Store, StoreError};
+use aether_types::WorldId;
+use lease::{Lease, boottime_ns};
+use ractor::ActorRef;
+use status::{ClusterLink, ClusterNode, ClusterStatus, ClusterWorld};
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use view::View;
+use wire::{Answer, Ask, Frame};
+
+/// Between two reports of what worlds need.
+const REPORT: Duration = Duration::from_secs(5);
+/// Between two looks at whether versions or reloads were missed.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// Questions of other nodes that are worked on at a time: each may compile.
+const ANSWERS_MAX: usize = 32;
+/// Before a peer whose link broke is asked whether anybody listens there, again and again.
+const PROBE: Duration = Duration::from_millis(80);
+const PROBES: usize = 3;
+/// That much of all capacity is shared out to worlds for being there, whatever they need: idle worlds are spread too, and a node that
+/// comes gets some.
+const SPREAD: f64 = 0.25;
+/// What a world needs that was never measured: a hundredth of a core.
+const LOAD_UNKNOWN: f64 = 0.01;
+
+/// The parts of a node that it moves worlds in and out of.
+struct Parts {
+    services: Arc<Services>,
+    supervisor: ActorRef<NodeMessage>,
+    plans: HashMap<WorldId, WorldPlan>,
+}
+
+/// See the file.
+pub(crate) struct Member {
+    section: ClusterSection,
+    me: MemberSpec,
+    directory: Arc<dyn Directory>,
+    lease: Arc<Lease>,
+    capacity: f64,
+    id_file: PathBuf,
+    id: Mutex<Option<NodeId>>,
+    /// Since when every renewal was granted; 0 while the last one was not.
+    unbroken_ns: AtomicU64,
+    view: RwLock<Arc<View>>,
+    links: OnceLock<Links>,
+    /// Where its certificates are, and when they were written.
+    identity: OnceLock<PathBuf>,
+    identity_written: Mutex<Option<std::time::SystemTime>>,
+    linked: Mutex<HashSet<String>>,
+    parts: OnceLock<Parts>,
+    runtime: tokio::runtime::Handle,
+    look: Mutex<bool>,
+    looked: Condvar,
+    stopping: AtomicBool,
+    releasing: Mutex<HashSet<WorldId>>,
+    asks: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+    next_ask: AtomicU64,
+    answering: Arc<tokio::sync::Semaphore>,
+    /// Somebody looks for missed versions.
+    catching_up: AtomicBool,
+    /// Reloads whose end this node waits for.
+    holding: Mutex<HashMap<u64, crate::registry::cluster::Holding>>,
+    /// Frames that this build does not know.
+    pub unknown_frames: AtomicU64,
+    /// Held as long as the process lives: its data directory is nobody else's.
+    _lock: std::fs::File,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Member {
+    /// Enter the cluster. From now on the lease is renewed; worlds come with [`Member::start`].
+    pub fn join<S: Store + Directory + 'static>(
+        section: &ClusterSection,
+        me: &MemberSpec,
+        store: Arc<S>,
+        data_dir: &Path,
+        capacity: f64,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<Arc<Member>, NodeError> {
+        let failed = |source| NodeError::Read { path: data_dir.to_owned(), source };
+        std::fs::create_dir_all(data_dir).map_err(failed)?;
+        let lock_file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(data_dir.join("lock"));
+        let lock_file = lock_file.map_err(failed)?;
+        if lock_file.try_lock().is_err() {
+            return Err(StoreError::Locked(data_dir.to_owned()).into());
+        }
+        let id_file = data_dir.join("node-id");
+        // The directory was locked by whoever wrote it, who therefore is no more.
+        if let Ok(former) = std::fs::read_to_string(&id_file) {
+            store.bury(&NodeId(former.trim().to_owned()))?;
+        }
+        let alive = |row: &NodeRow| row.info.name == me.name && row.state != NodeState::Dead && !row.lease_left.is_zero();
+        if let Some(other) = store.nodes()?.into_iter().find(alive) {
+            return Err(NodeError::NameTaken { name: me.name.clone(), address: other.info.address, left: other.lease_left });
+        }
+        let member = Member {
+            section: section.clone(),
+            me: me.clone(),
+            directory: store,
+            lease: Arc::new(Lease::none()),
+            capacity,
+            id_file,
+            id: Mutex::default(),
+            unbroken_ns: AtomicU64::new(0),
+            view: RwLock::default(),
+            links: OnceLock::new(),
+            identity: OnceLock::new(),
+            identity_written: Mutex::default(),
+            linked: Mutex::default(),
+            parts: OnceLock::new(),
+            runtime,
+            look: Mutex::new(false),
+            looked: Condvar::new(),
+            stopping: AtomicBool::new(false),
+            releasing: Mutex::default(),
+            asks: Mutex::default(),
+            next_ask: AtomicU64::new(1),
+            answering: Arc::new(tokio::sync::Semaphore::new(ANSWERS_MAX)),
+            catching_up: AtomicBool::new(false),
+            holding: Mutex::default(),
+            unknown_frames: AtomicU64::new(0),
+            _lock: lock_file,
+        };
+        let member = Arc::new(member);
+        member.enter()?;
+        keeper::start(&member).map_err(NodeError::Thread)?;
+        Ok(member)
+    }
+
+    /// A new life in the directory.
+    fn enter(&self) -> Result<(), StoreError> {
+        let info = NodeInfo {
+            name: self.me.name.clone(),
+            address: self.me.address().to_owned(),
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            worlds_max: self.section.worlds_max,
+            capacity: self.capacity,
+        };
+        let asked_ns = boottime_ns();
+        let id = self.directory.join(&info, self.lease_time())?;
+        if let Err(error) = std::fs::write(&self.id_file, &id.0) {
+            tracing::warn!(%error, path = %self.id_file.display(), "a restart will wait for the lease of this life");
+        }
+        *lock(&self.id) = Some(id);
+        self.unbroken_ns.store(asked_ns, Ordering::Release);
+        self.lease.granted(asked_ns, self.lease_time());
+        Ok(())
+    }
+
+    pub fn lease(&self) -> Arc<Lease> {
+        Arc::clone(&self.lease)
+    }
+
+    fn lease_time(&self) -> Duration {
+        Duration::from_secs_f64(self.section.lease_seconds)
+    }
+
+    fn id(&self) -> Option<NodeId> {
+        lock(&self.id).clone()
+    }
+
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Link to the other nodes and run what is meant for this one.
+    pub fn start(
+        self: &Arc<Self>,
+        base: &Path,
+        services: Arc<Services>,
+        supervisor: ActorRef<NodeMessage>,
+        plans: Vec<WorldPlan>,
+    ) -> Result<(), NodeError> {
+        let plans: HashMap<_, _> =
+            plans.into_iter().map(|plan| Ok((plan.world_id()?, plan))).collect::<Result<_, NodeError>>()?;
+        let mut worlds: Vec<_> = plans.keys().cloned().collect();
+        worlds.sort();
+        self.directory.add_worlds(&worlds)?;
+        let config = LinkConfig {
+            cluster: self.section.name.clone(),
+            node: self.me.name.clone(),
+            listen: self.me.listen.clone(),
+            identity: base.join(&self.section.identity),
+            limits: LinkLimits::default(),
+        };
+        let written = std::fs::metadata(config.identity.join("node.pem")).and_then(|file| file.modified()).ok();
+        *lock(&self.identity_written) = written;
+        let _ = self.identity.set(config.identity.clone());
+        // Links that outlive the node would keep it alive.
+        let (of_bytes, of_events) = (Arc::downgrade(self), Arc::downgrade(self));
+        let inbound = move |peer: &str, bytes: Vec<u8>| {
+            if let Some(member) = of_bytes.upgrade() {
+                member.receive(peer, &bytes);
+            }
+        };
+        let events = move |event: LinkEvent| {
+            if let Some(member) = of_events.upgrade() {
+                member.linked(event);
+            }
+        };
+        let links = self.runtime.block_on(Links::start(config, inbound, events)).map_err(NodeError::Link)?;
+        let (here, there) = (links.local_addr(), self.me.address());
+        services.events.push(NodeEvent::Cluster { text: format!("listening on {here} for other nodes, which dial {there}") });
+        let _ = self.links.set(links);
+        let weak = Arc::downgrade(self);
+        services.post.connect(weak.clone());
+        let _ = services.member.set(weak);
+        let _ = self.parts.set(Parts { services, supervisor, plans });
+        let member = Arc::clone(self);
+        std::thread::Builder::new().name("member".into()).spawn(move || member.run()).map_err(NodeError::Thread)?;
+        Ok(())
+    }
+
+    /// Something has changed: the next round is now.
+    pub fn look(&self) {
+        *lock(&self.look) = true;
+        self.looked.notify_all();
+    }
+
+    fn wait(&self, time: Duration) {
+        let look = lock(&self.look);
+        let mut look = self.looked.wait_timeout_while(look, time, |look| !*look).unwrap_or_else(PoisonError::into_inner).0;
+        *look = false;
+    }
+
+    fn run(self: Arc<Self>) {
+        let period = (self.lease_time() / 20).clamp(Duration::from_millis(50), Duration::from_millis(500));
+        let (mut reported, mut caught_up, mut moves) = (Instant::now(), Instant::now(), MoveRate::default());
+        while !self.stopping.load(Ordering::Acquire) {
+            self.wait(period);
+            if !self.lease.holds() {
+                continue;
+            }
+            if let Err(error) = self.round(&mut moves) {
+                tracing::warn!(%error, "could not read the directory, worlds go on while the lease holds");
+            }
+            if reported.elapsed() > REPORT {
+                reported = Instant::now();
+                self.report_loads();
+            }
+            if caught_up.elapsed() > CATCH_UP {
+                caught_up = Instant::now();
+                self.renew_identity();
+                self.catch_up();
+            }
+        }
+    }
+
+    fn round(self: &Arc<Self>, moves: &mut MoveRate) -> Result<(), StoreError> {
+        let (Some(parts), Some(id)) = (self.parts.get(), self.id()) else { return Ok(()) };
+        let mut view = self.read()?;
+        let Some(me) = view.node(&id).cloned() else { return Ok(()) };
+        if let Some(links) = self.links.get() {
+            let peer = |row: &NodeRow| Peer { name: row.info.name.clone(), address: row.info.address.clone() };
+            links.set_peers(view.living().filter(|row| row.id != id).map(peer).collect());
+        }
+        // Not only the leader: it may be the one that is gone.
+        let lapsed = view.living().any(|row| row.lease_left.is_zero());
+        if lapsed && self.has_held_for_long() && !self.directory.bury_lapsed()?.is_empty() {
+            view = self.read()?;
+        }
+        if self.directory.lead(&id)? {
+            let plan = self.solve(&view, moves.left(self.section.moves_per_minute));
+            if !plan.moves.is_empty() {
+                let rebalanced = plan.moves.iter().filter(|step| step.why == placement::Why::Rebalance).count();
+                moves.spend(rebalanced);
+                let target = |step: &placement::Move| Some((WorldId::new(&step.world).ok()?, Some(step.to.clone())));
+                let targets: Vec<_> = plan.moves.iter().filter_map(target).collect();
+                if self.directory.set_targets(Some(&id), &targets, false)? {
+                    view = self.read()?;
+                    self.tell_all();
+                }
+            }
+        }
+        if self.stopping.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let here: HashSet<_> = parts.services.post.names().iter().filter_map(|name| WorldId::new(name).ok()).collect();
+        let steps = view.steps(&me, &here);
+        for world in steps.start {
+            self.begin(parts, &world);
+        }
+        for (world, generation) in steps.release {
+            self.release(parts, world, generation);
+        }
+        Ok(())
+    }
+
+    /// After an outage of the database the first node to come back must not bury the others.
+    fn has_held_for_long(&self) -> bool {
+        let unbroken_ns = self.unbroken_ns.load(Ordering::Acquire);
+        unbroken_ns != 0 && boottime_ns() - unbroken_ns > self.lease_time().as_nanos() as u64
+    }
+
+    fn read(&self) -> Result<Arc<View>, StoreError> {
+        let view = Arc::new(View::new(self.directory.nodes()?, self.directory.worlds()?));
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&view);
+        Ok(view)
+    }
+
+    fn begin(&self, parts: &Parts, world: &WorldId) {
+        // Of a newer configuration than this node's.
+        let Some(plan) = parts.plans.get(world) else { return };
+        let mailbox = Mailbox::new(&plan.name);
+        parts.services.post.insert(&plan.name, Arc::clone(&mailbox));
+        // Spread over a tick, the same way every time.
+        let phase =
+            (world.as_str().bytes().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into())) % 1_000) as f64;
+        let _ = parts.supervisor.cast(NodeMessage::Start(Box::new(plan.clone()), mailbox, phase / 1e3));
+    }
+
+    fn release(self: &Arc<Self>, parts: &Parts, world: WorldId, generation: aether_types::Generation) {
+        if !lock(&self.releasing).insert(world.clone()) {
+            return;
+        }
+        let (send, receive) = oneshot::channel();
+        let _ = parts.supervisor.cast(NodeMessage::Release { name: world.to_string(), generation, reply: send });
+        let member = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let _ = receive.await;
+            lock(&member.releasing).remove(&world);
+            member.tell_all();
+            member.look();
+        });
+    }
+
+    /// The others should look at the directory now.
+    fn tell_all(&self) {
+        if let (Some(links), Ok(bytes)) = (self.links.get(), Frame::Look.encode()) {
+            for peer in lock(&self.linked).iter() {
+                let _ = links.try_send(peer, bytes.clone());
+            }
+        }
+    }
+
+    fn inputs(&self, view: &View) -> (Vec<NodeInput>, Vec<WorldInput>) {
+        let nodes = view.living().map(|row| NodeInput {
+            name: row.info.name.clone(),
+            capacity: row.info.capacity,
+            worlds_max: row.info.worlds_max,
+            draining: row.state == NodeState::Draining,
+            labels: Default::default(),
+        });
+        let capacity: f64 = view.living().map(|row| row.info.capacity).sum();
+        let presence = SPREAD * capacity / view.worlds.len().max(1) as f64;
+        let worlds = view.worlds.iter().map(|row| {
+            let owner = view.owner(&row.world).map(|node| node.info.name.clone());
+            WorldInput {
+                name: row.world.to_string(),
+                load: presence + if row.load > 0.0 { row.load } else { LOAD_UNKNOWN },
+                current: row.target.clone().or(owner),
+                pinned: row.target.clone().filter(|_| row.pinned),
+                requires: Default::default(),
+                with: None,
+                apart: None,
+            }
+        });
+        (nodes.collect(), worlds.collect())
+    }
+
+    fn solve(&self, view: &View, moves_max: usize) -> Plan {
+        let (nodes, worlds) = self.inputs(view);
+        let rules = Rules::default();
+        let utilisation_max = rules.utilisation_max + SPREAD;
+        placement::solve(&nodes, &worlds, &Rules { moves_max, utilisation_max, ..rules })
+    }
+
+    /// Certificates that were replaced are used from now on.
+    fn renew_identity(&self) {
+        let (Some(links), Some(folder)) = (self.links.get(), self.identity.get()) else { return };
+        let written = std::fs::metadata(folder.join("node.pem")).and_then(|file| file.modified()).ok();
+        if std::mem::replace(&mut *lock(&self.identity_written), written) == written {
+            return;
+        }
+        match links.reload_identity() {
+            Ok(()) => self.event("new certificates are used for new links".to_owned()),
+            Err(error) => self.event(format!("the new certificates are not used: {error}")),
+        }
+    }
+
+    fn report_loads(&self) {
+        let (Some(parts), Some(id)) = (self.parts.get(), self.id()) else { return };
+        let load = |name: &String| {
+            let status = parts.services.post.find(name)?.status();
+            let hz = parts.plans.get(&WorldId::new(name).ok()?)?.spec.limits(&parts.services.config.limits).tick_hz;
+            Some((WorldId::new(name).ok()?, f64::from(status.utilisation) * status.budget_us * 1e-6 * hz))
+        };
+        let loads: Vec<_> = parts.services.post.names().iter().filter_map(load).collect();
+        if let Err(error) = self.directory.report_loads(&id, &loads) {
+            tracing::debug!(%error, "loads not reported");
+        }
+    }
+
+    fn linked(self: &Arc<Self>, event: LinkEvent) {
+        match event {
+            LinkEvent::Up { peer } => {
+                lock(&self.linked).insert(peer);
+                self.look();
+            }
+            LinkEvent::Down { peer, why } => {
+                tracing::info!(peer, why, "link down");
+                lock(&self.linked).remove(&peer);
+                let row = self.view().named(&peer).cloned();
+                if let Some(row) = row.filter(|_| !self.stopping.load(Ordering::Acquire)) {
+                    self.runtime.spawn(Arc::clone(self).probe(row));
+                }
+            }
+            LinkEvent::Refused { peer, why, .. } => self.event(format!("no link to node {peer}: {why}")),
+            LinkEvent::Failed { why } => self.event(format!("links have failed, restart this node: {why}")),
+        }
+    }
+
+    /// A process that is killed closes its links, and nobody listens at its address any more: no need to wait for its lease. Wrong or not,
+    /// no world runs twice: a node that is declared dead cannot write.
+    async fn probe(self: Arc<Self>, row: NodeRow) {
+        for _ in 0..PROBES {
+            tokio::time::sleep(PROBE).await;
+            let dialled = tokio::time::timeout(PROBE, tokio::net::TcpStream::connect(&row.info.address)).await;
+            let refused = matches!(&dialled, Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused);
+            if !refused || !self.lease.holds() || lock(&self.linked).contains(&row.info.name) {
+                return;
+            }
+        }
+        let member = Arc::clone(&self);
+        let buried = tokio::task::spawn_blocking(move || member.directory.bury(&row.id).map(|()| row.info.name)).await;
+        if let Ok(Ok(peer)) = buried {
+            let text = format!("node {peer} is gone: its link broke and nobody listens at its address");
+            self.event(text);
+            self.tell_all();
+            self.look();
+        }
+    }
+
+    fn event(&self, text: String) {
+        if let Some(parts) = self.parts.get() {
+            parts.services.events.push(NodeEvent::Cluster { text });
+        }
+    }
+
+    /// The lease is lost: whatever runs here is somebody else's from now on.
+    fn fence(&self, why: &str) {
+        self.lease.end();
+        let Some(parts) = self.parts.get() else { return };
+        self.event(format!("this node gives up its worlds: {why}"));
+        let (send, receive) = oneshot::channel();
+        let _ = parts.supervisor.cast(NodeMessage::Fence(send));
+        let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), receive).await });
+        lock(&self.holding).clear();
+    }
+
+    /// The node stops. Other nodes take its worlds, if there are any; gives whether all of them have left in time.
+    pub fn leave_worlds(&self, time: Duration) -> bool {
+        let (Some(parts), Some(id)) = (self.parts.get(), self.id()) else { return true };
+        let others =
+            |view: &View| view.living().any(|row| row.id != id && row.state == NodeState::Up && !row.lease_left.is_zero());
+        if !others(&self.view()) || self.directory.set_state(&id, NodeState::Draining).is_err() {
+            return false;
+        }
+        self.tell_all();
+        self.look();
+        let deadline = Instant::now() + time;
+        while !parts.services.post.names().is_empty() {
+            if Instant::now() > deadline || !self.lease.holds() || !others(&self.view()) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        true
+    }
+
+    /// From now on it starts and releases nothing; its lease is renewed still.
+    pub fn stop_rounds(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.look();
+    }
+
+    /// All that it had is saved: others may have it at once.
+    pub fn leave(&self) {
+        self.stop_rounds();
+        if let Some(id) = lock(&self.id).take() {
+            // Dead nodes' worlds are free.
+            if let Err(error) = self.directory.bury(&id) {
+                tracing::warn!(%error, "this node did not leave the directory: its worlds wait for its lease to end");
+            }
+        }
+        self.lease.end();
+        if let Some(links) = self.links.get() {
+            self.tell_all();
+            let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(3), links.stop()).await });
+        }
+    }
+
+    /// What it knows of the cluster.
+    pub fn status(&self) -> ClusterStatus {
+        let view = self.view();
+        let linked = lock(&self.linked).clone();
+        let node = |row: &NodeRow| {
+            let worlds = view.worlds.iter().filter(|world| world.owner.as_ref() == Some(&row.id));
+            ClusterNode {
+                name: row.info.name.clone(),
+                id: row.id.to_string(),
+                address: row.info.address.clone(),
+                build: row.info.build.clone(),
+                state: match row.state {
+                    NodeState::Up => "up",
+                    NodeState::Draining => "draining",
+                    NodeState::Dead => "dead",
+                },
+                lease_left_ms: row.lease_left.as_millis() as u64,
+                worlds: worlds.clone().count(),
+                load: worlds.map(|world| world.load).sum(),
+                capacity: row.info.capacity,
+                linked: linked.contains(&row.info.name),
+            }
+        };
+        let world = |row: &aether_store::WorldRow| ClusterWorld {
+            name: row.world.to_string(),
+            owner: view.owner(&row.world).map(|node| node.info.name.clone()),
+            generation: row.generation.0,
+            target: row.target.clone(),
+            pinned: row.pinned,
+            load: row.load,
+        };
+        ClusterStatus {
+            name: self.section.name.clone(),
+            node: self.me.name.clone(),
+            nodes: view.nodes.iter().map(node).collect(),
+            worlds: view.worlds.iter().map(world).collect(),
+            links: self.links.get().map_or_else(Vec::new, |links| links.peers().into_iter().map(ClusterLink::of).collect()),
+            strangers: self.links.get().map_or_else(Vec::new, |links| {
+                links.strangers().into_iter().map(|(cut, count)| (cut.label().to_owned(), count)).collect()
+            }),
+            unknown_frames: self.unknown_frames.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What placement would do now.
+    pub fn plan(&self) -> Result<Plan, StoreError> {
+        Ok(self.solve(&*self.read()?, self.section.moves_per_minute as usize))
+    }
+
+    /// Where a world runs, for who asks the wrong node.
+    pub fn owner_of(&self, world: &str) -> Option<String> {
+        self.view().owner(&WorldId::new(world).ok()?).map(|node| node.info.name.clone())
+    }
+
+    /// An operator wants a world on a node, or does not mind where (`None`).
+    pub fn set_target(&self, world: &str, node: Option<&str>) -> Result<(), String> {
+        let view = self.read().map_err(|error| error.to_string())?;
+        let id = WorldId::new(world).map_err(|error| error.to_string())?;
+        let Some(row) = view.world(&id) else { return Err(format!("there is no world {world} in the cluster")) };
+        let target = match node {
+            Some(node) => match view.named(node) {
+                Some(row) if row.state == NodeState::Up => Some(node.to_owned()),
+                Some(_) => return Err(format!("node {node} drains: it takes no worlds")),
+                None => return Err(format!("there is no node {node} that lives")),
+            },
+            None => row.target.clone(),
+        };
+        self.directory.set_targets(None, &[(id, target)], node.is_some()).map_err(|error| error.to_string())?;
+        self.tell_all();
+        self.look();
+        Ok(())
+    }
+
+    /// A node gives its worlds away, or takes them again.
+    pub fn drain(&self, node: &str, on: bool) -> Result<(), String> {
+        let view = self.read().map_err(|error| error.to_string())?;
+        let Some(row) = view.named(node) else { return Err(format!("there is no node {node} that lives")) };
+        let state = if on { NodeState::Draining } else { NodeState::Up };
+        self.directory.set_state(&row.id, state).map_err(|error| error.to_string())?;
+        self.tell_all();
+        self.look();
+        Ok(())
+    }
+}
+
+impl Elsewhere for Member {
+    fn send(&self, parcels: Vec<Parcel>) {
+        let Some(links) = self.links.get() else { return };
+        let view = self.view();
+        let mut by_node: HashMap<&str, Vec<Parcel>> = HashMap::new();
+        for parcel in parcels {
+            if let Some(node) = view.owner(parcel.to()).filter(|node| node.info.name != self.me.name) {
+                by_node.entry(&node.info.name).or_default().push(parcel);
+            }
+        }
+        for (node, parcels) in by_node {
+            for frame in wire::frames(parcels) {
+                // What does not go now is sent again.
+                if let Ok(bytes) = frame.encode() {
+                    let _ = links.try_send(node, bytes);
+                }
+            }
+        }
+    }
+
+    fn exists(&self, world: &WorldId) -> bool {
+        let view = self.view();
+        view.worlds.is_empty() || view.world(world).is_some()
+    }
+}
+
+/// Moves to even out load in the last minute.
+#[derive(Default)]
+struct MoveRate(Vec<Instant>);
+
+impl MoveRate {
+    fn left(&mut self, per_minute: u32) -> usize {
+        self.0.retain(|at| at.elapsed() < Duration::from_secs(60));
+        (per_minute as usize).saturating_sub(self.0.len())
+    }
+
+    fn spend(&mut self, moves: usize) {
+        self.0.extend(std::iter::repeat_n(Instant::now(), moves));
+    }
+}
+
+/// Where a node finds the answer to its question.
+pub(crate) type Asked = Result<Answer, String>;
+
+impl Member {
+    /// Ask another node. `Err`: it is not known whether it did what it was asked.
+    pub async fn ask(&self, peer: &str, ask: Ask, time: Duration) -> Asked {
+        let number = self.next_ask.fetch_add(1, Ordering::Relaxed);
+        let (send, receive) = oneshot::channel();
+        lock(&self.asks).insert(number, send);
+        let sent = Frame::Ask { number, ask }.encode().map_err(|error| error.to_string()).and_then(|bytes| {
+            let links = self.links.get().ok_or("there are no links")?;
+            links.try_send(peer, bytes).map_err(|error| error.to_string())
+        });
+        let answered = match sent {
+            Ok(()) => tokio::time::timeout(time, receive).await.map_err(|_| "it did not answer in time".to_owned()),
+            Err(error) => Err(error),
+        };
+        lock(&self.asks).remove(&number);
+        answered?.map_err(|_| "it did not answer".to_owned())
+    }
+
+    /// Nodes that live, this one first.
+    pub fn members(&self) -> Vec<NodeRow> {
+        let id = self.id();
+        let mut members: Vec<_> = self.view().living().cloned().collect();
+        members.sort_by_key(|row| (Some(&row.id) != id.as_ref(), row.info.name.clone()));
+        members
+    }
+
+    /// Whether a node is known to be dead.
+    pub fn is_dead(&self, node: &NodeId) -> bool {
+        self.view().node(node).is_none_or(|row| row.state == NodeState::Dead)
+    }
+
+    /// What this node holds of reloads.
+    pub fn with_holding<R>(&self, f: impl FnOnce(&mut HashMap<u64, crate::registry::cluster::Holding>) -> R) -> R {
+        f(&mut lock(&self.holding))
+    }
+
+    pub fn directory(&self) -> &Arc<dyn Directory> {
+        &self.directory
+    }
+
+    pub fn my_id(&self) -> Option<NodeId> {
+        self.id()
+    }
+}

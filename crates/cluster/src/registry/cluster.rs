@@ -1,0 +1,319 @@
+//! A version is brought into all worlds of a cluster, or into none.
+//!
+//! Start with [`run`], the coordinator: the intent is written down, every node prepares (loads and rehearses), then every node activates
+//! (its worlds swap and watch), then the directory says in one transaction that the version serves, and the nodes let the old one go.
+//! Whatever fails before that ends with the old version everywhere. A node that has activated and hears no more reads in the directory how
+//! it ended ([`finish_orphans`]); a coordinator that died has not committed, and its reload is aborted by whoever sees that first.
+//! Not here: one node's worlds (`reload`), links (`membership`).
+
+use crate::events::NodeEvent;
+use crate::membership::Member;
+use crate::membership::wire::{Answer, Ask};
+use crate::node::Services;
+use crate::registry::actor::Published;
+use crate::registry::reload::{self, ReloadReport};
+use crate::registry::{LoadedScript, RegistryError};
+use crate::world::mailbox::Mailbox;
+use aether_scripting::{ScriptId, Version};
+use aether_store::{NodeId, NodeRow, ReloadPhase, StoreError};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Loading may compile.
+const PREPARE_TIME: Duration = Duration::from_secs(60);
+/// Swapping and watching take some ticks of every world.
+const ACTIVATE_TIME: Duration = Duration::from_secs(120);
+const END_TIME: Duration = Duration::from_secs(15);
+/// Between two attempts to learn whether the directory took the last step.
+const DOUBT: Duration = Duration::from_millis(200);
+
+/// A node's part in a reload that has not ended.
+pub(crate) struct Holding {
+    loaded: LoadedScript,
+    worlds: Vec<(String, Arc<Mailbox>)>,
+    since: Instant,
+}
+
+/// One node's part: load a version and rehearse it in its worlds. Gives how many would swap.
+pub(crate) async fn prepare(services: &Arc<Services>, script: ScriptId, version: Version) -> Result<usize, String> {
+    let loaded = load(services, script, version).await?;
+    let (worlds, _) = reload::worlds_of(services, script);
+    let refused = reload::rehearse(services, &worlds, &reload::order(script, &loaded)).await;
+    match refused.into_iter().next() {
+        Some((world, reason)) => Err(format!("rehearsal in world {world}: {reason}")),
+        None => Ok(worlds.len()),
+    }
+}
+
+async fn load(services: &Arc<Services>, script: ScriptId, version: Version) -> Result<LoadedScript, String> {
+    let inner = Arc::clone(services);
+    let found = services.blocking(move || inner.registry.find(script, version)).await;
+    found?.map_err(|error| error.to_string())
+}
+
+/// One node's part: swap in its worlds, those of them that are named if any are, and watch. Gives how many did.
+pub(crate) async fn activate(
+    member: &Member,
+    services: &Arc<Services>,
+    reload: u64,
+    script: ScriptId,
+    version: Version,
+    named: Option<&[String]>,
+) -> Result<usize, String> {
+    let loaded = load(services, script, version).await?;
+    let held: Vec<String> = member.with_holding(|all| {
+        all.get(&reload).map(|holding| holding.worlds.iter().map(|(name, _)| name.clone()).collect()).unwrap_or_default()
+    });
+    let wanted = |(name, _): &(String, Arc<Mailbox>)| named.is_none_or(|named| named.contains(name)) && !held.contains(name);
+    let worlds: Vec<_> = reload::worlds_of(services, script).0.into_iter().filter(wanted).collect();
+    // Before they begin: whatever becomes of us, they must be told how it ended.
+    member.with_holding(|all| {
+        let holding = Holding { loaded: loaded.clone(), worlds: Vec::new(), since: Instant::now() };
+        all.entry(reload).or_insert(holding).worlds.extend(worlds.iter().cloned());
+    });
+    reload::swap(services, &worlds, &reload::order(script, &loaded)).await?;
+    Ok(worlds.len())
+}
+
+/// One node's part: keep the version, or go back. Gives how many worlds were told.
+pub(crate) async fn end(
+    member: &Member,
+    services: &Arc<Services>,
+    reload: u64,
+    script: ScriptId,
+    version: Version,
+    rollback: Option<String>,
+) -> Result<usize, String> {
+    let holding = member.with_holding(|all| all.remove(&reload));
+    let worlds = holding.as_ref().map(|holding| holding.worlds.clone()).unwrap_or_default();
+    if rollback.is_none() {
+        let loaded = match holding {
+            Some(Holding { loaded, .. }) => loaded,
+            None => load(services, script, version).await?,
+        };
+        services.registry.serve(script, loaded);
+    }
+    let (kept, count) = (rollback.is_none(), worlds.len());
+    reload::end(&worlds, script, version, rollback).await;
+    if kept {
+        reload::catch_up(services, script, version, &worlds);
+    }
+    Ok(count)
+}
+
+/// Bring a loaded version into the worlds of all nodes. `canary`: so many worlds first, the others when these are well.
+pub(crate) async fn run(
+    member: &Arc<Member>,
+    services: &Arc<Services>,
+    script: ScriptId,
+    loaded: &LoadedScript,
+    canary: Option<usize>,
+) -> Published {
+    let (begun, version) = (Instant::now(), loaded.version);
+    let from = services.registry.active(script).map(|active| active.version);
+    let Some(me) = member.my_id() else { return Err(RegistryError::Stopping) };
+    let directory = Arc::clone(member.directory());
+    let id = on_store(services, move || directory.begin_reload(&me, script, version)).await?;
+    let Some(id) = id else { return Err(RegistryError::Busy(script)) };
+    let tell = |text: String| services.events.push(NodeEvent::Reload { script: script.to_string(), text });
+    let members = member.members();
+    tell(format!("version {version} is prepared on {} nodes", members.len()));
+
+    let mut phase = ReloadPhase::Prepare;
+    let outcome = async {
+        all(member, &members, &Ask::Prepare { script, version }, PREPARE_TIME).await?;
+        advance(member, services, id, phase, ReloadPhase::Activate, "").await?;
+        phase = ReloadPhase::Activate;
+        let mut worlds = 0;
+        if let Some(count) = canary {
+            let chosen = canaries(services, member, script, count);
+            tell(format!("version {version} is tried out in {}", chosen.join(", ")));
+            let ask = Ask::Activate { reload: id, script, version, worlds: Some(chosen) };
+            worlds += all(member, &members, &ask, ACTIVATE_TIME).await?;
+        }
+        worlds += all(member, &members, &Ask::Activate { reload: id, script, version, worlds: None }, ACTIVATE_TIME).await?;
+        let swapped = begun.elapsed();
+        advance(member, services, id, phase, ReloadPhase::Committed, "").await?;
+        Ok::<_, String>((worlds, swapped))
+    };
+    match outcome.await {
+        Ok((worlds, swapped)) => {
+            // Who does not hear it reads it.
+            let _ = all(member, &members, &Ask::End { reload: id, script, version, rollback: None }, END_TIME).await;
+            tell(format!("version {version} serves in {worlds} worlds on {} nodes", members.len()));
+            Ok(ReloadReport { script, from, to: version, worlds, swap_ms: swapped.as_millis() as u64 })
+        }
+        Err(reason) => {
+            let aborted = advance(member, services, id, phase, ReloadPhase::Aborted, &reason).await;
+            if let Err(error) = aborted {
+                tracing::warn!(%error, "a reload that failed is not written down as such: whoever looks next does it");
+            }
+            let ask = Ask::End { reload: id, script, version, rollback: Some(reason.clone()) };
+            let _ = all(member, &members, &ask, END_TIME).await;
+            tell(format!("version {version} rolled back: {reason}"));
+            Err(RegistryError::RolledBack { script, version, reason })
+        }
+    }
+}
+
+/// The worlds that try it first: of each node's in turn, by name.
+fn canaries(services: &Services, member: &Member, script: ScriptId, count: usize) -> Vec<String> {
+    let runs = |name: &String| {
+        let spec = services.config.world.iter().find(|spec| spec.names().contains(name));
+        spec.is_some_and(|spec| services.registry.scripts_of(spec).contains(&script))
+    };
+    let mut by_node: HashMap<String, Vec<String>> = HashMap::new();
+    for world in member.status().worlds {
+        if let Some(owner) = world.owner.filter(|_| runs(&world.name)) {
+            by_node.entry(owner).or_default().push(world.name);
+        }
+    }
+    let mut nodes: Vec<_> = by_node.into_iter().collect();
+    nodes.sort();
+    let mut chosen = Vec::new();
+    for turn in 0..count {
+        for (_, worlds) in &nodes {
+            if chosen.len() < count {
+                chosen.extend(worlds.get(turn).cloned());
+            }
+        }
+    }
+    chosen
+}
+
+/// Ask all nodes at once. The first that refuses or is not heard decides, unless it died meanwhile: its worlds are read by others.
+async fn all(member: &Arc<Member>, members: &[NodeRow], ask: &Ask, time: Duration) -> Result<usize, String> {
+    let mut answers = Vec::new();
+    for (i, row) in members.iter().enumerate() {
+        let (member, ask, name, id) = (Arc::clone(member), ask.clone(), row.info.name.clone(), row.id.clone());
+        answers.push(tokio::spawn(async move {
+            // The first is this node.
+            if i == 0 { Ok(member.answer(ask).await) } else { ask_living(&member, &name, &id, ask, time).await }
+        }));
+    }
+    let (mut worlds, mut failed) = (0, None);
+    for (row, answer) in members.iter().zip(answers) {
+        match answer.await.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(Answer::Done { worlds: done }) => worlds += done as usize,
+            Ok(Answer::Refused(reason)) => {
+                failed.get_or_insert(format!("node {}: {reason}", row.info.name));
+            }
+            Ok(Answer::Part { .. }) => {
+                failed.get_or_insert(format!("node {} answered another question", row.info.name));
+            }
+            Err(_) if member.is_dead(&row.id) => {}
+            Err(error) => {
+                failed.get_or_insert(format!("node {}: {error}", row.info.name));
+            }
+        }
+    }
+    failed.map_or(Ok(worlds), Err)
+}
+
+/// Who is dead answers no more: that is not waited for.
+async fn ask_living(member: &Arc<Member>, name: &str, id: &NodeId, ask: Ask, time: Duration) -> Result<Answer, String> {
+    let answer = member.ask(name, ask, time);
+    tokio::pin!(answer);
+    loop {
+        match tokio::time::timeout(DOUBT, &mut answer).await {
+            Ok(answer) => return answer,
+            Err(_) if member.is_dead(id) => return Err("it died".to_owned()),
+            Err(_) => {}
+        }
+    }
+}
+
+async fn on_store<R: Send + 'static>(
+    services: &Services,
+    f: impl FnOnce() -> Result<R, StoreError> + Send + 'static,
+) -> Result<R, RegistryError> {
+    match services.blocking(f).await {
+        Ok(result) => Ok(result?),
+        Err(panic) => {
+            tracing::error!(panic, "the registry panicked");
+            Err(RegistryError::Stopping)
+        }
+    }
+}
+
+/// One step in the directory. If it is not known whether it was taken, look until it is: the others act on what is written there.
+async fn advance(
+    member: &Arc<Member>,
+    services: &Services,
+    id: u64,
+    from: ReloadPhase,
+    to: ReloadPhase,
+    reason: &str,
+) -> Result<(), String> {
+    let (directory, text) = (Arc::clone(member.directory()), reason.to_owned());
+    match on_store(services, move || directory.advance_reload(id, from, to, &text)).await {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "not known whether a reload's step was written down"),
+    }
+    let deadline = Instant::now() + END_TIME;
+    loop {
+        let directory = Arc::clone(member.directory());
+        match on_store(services, move || directory.reload(id)).await {
+            Ok(Some(row)) if row.phase == to => return Ok(()),
+            Ok(Some(row)) if row.phase != from => return Err(format!("it was ended by another node: {}", row.reason)),
+            Ok(Some(_)) => {
+                let (directory, text) = (Arc::clone(member.directory()), reason.to_owned());
+                if let Ok(true) = on_store(services, move || directory.advance_reload(id, from, to, &text)).await {
+                    return Ok(());
+                }
+            }
+            Ok(None) => return Err("it is not in the directory any more".to_owned()),
+            Err(_) => {}
+        }
+        if Instant::now() > deadline {
+            return Err("the directory does not answer".to_owned());
+        }
+        tokio::time::sleep(DOUBT).await;
+    }
+}
+
+/// Reloads that this node has a part in and has not heard the end of; and those whose coordinator is gone. May wait for the store.
+pub(crate) fn finish_orphans(member: &Arc<Member>, services: &Arc<Services>) {
+    let directory = member.directory();
+    for row in directory.open_reloads().unwrap_or_default() {
+        if member.is_dead(&row.coordinator) {
+            let reason = format!("its coordinator, node {}, is gone", row.coordinator);
+            let _ = directory.advance_reload(row.id, row.phase, ReloadPhase::Aborted, &reason);
+        }
+    }
+    let held: Vec<_> = member.with_holding(|all| {
+        let old = |(_, holding): &(&u64, &mut Holding)| holding.since.elapsed() > DOUBT;
+        all.iter_mut().filter(old).map(|(id, holding)| (*id, holding.loaded.manifest.name, holding.loaded.version)).collect()
+    });
+    for (id, script, version) in held {
+        let rollback = match directory.reload(id) {
+            Ok(Some(row)) => match row.phase {
+                ReloadPhase::Committed => None,
+                ReloadPhase::Aborted => Some(row.reason),
+                ReloadPhase::Prepare | ReloadPhase::Activate => continue,
+            },
+            Ok(None) => Some("it is not in the directory any more".to_owned()),
+            Err(_) => continue,
+        };
+        let (member, inner) = (Arc::clone(member), Arc::clone(services));
+        services.control.spawn(async move { end(&member, &inner, id, script, version, rollback).await });
+    }
+}
+
+/// Versions that became active elsewhere while this node did not hear of it.
+pub(crate) fn follow_active(member: &Arc<Member>, services: &Arc<Services>) -> Result<(), RegistryError> {
+    let open = member.directory().open_reloads()?;
+    for (script, version) in services.store.active()? {
+        let serves = services.registry.active(script).is_none_or(|active| active.version == version);
+        let busy = open.iter().any(|row| row.script == script);
+        let held = member.with_holding(|all| all.values().any(|holding| holding.loaded.manifest.name == script));
+        if !serves && !busy && !held {
+            let loaded = services.registry.find(script, version)?;
+            services.registry.serve(script, loaded);
+            reload::catch_up(services, script, version, &[]);
+        }
+    }
+    Ok(())
+}

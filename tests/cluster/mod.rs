@@ -1,0 +1,20 @@
+//! A cluster of real processes over a real PostgreSQL, and what must hold whatever fails.
+//!
+//! Start with [`checker`]: the rules. [`load`] has the scripts whose records it reads, [`rig`] starts and harms the processes, [`proxy`]
+//! harms their connections, [`judge`] waits and asks the checker. [`faults`] breaks one thing at a time, [`operate`] does what operators
+//! do, [`reload`] publishes, [`chaos`] does everything at random. Needs PostgreSQL (`tests/install-postgres.sh`) and its `psql`.
+//! Not here: one node and its store (`survive.rs`), the store by itself (`crates/store/tests`).
+
+mod chaos;
+mod checker;
+mod checker_tests;
+mod database;
+mod faults;
+mod judge;
+mod load;
+mod operate;
+mod proxy;
+mod proxy_tests;
+mod reload;
+mod rig;
+mod watch;
