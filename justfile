@@ -15,6 +15,19 @@ test:
 long:
     AETHER_LONG=1 cargo test --release --workspace --test all -- --nocapture survive:: bad_versions
 
+# A hundred rounds of random faults over three nodes; AETHER_SEED=N repeats a run's random numbers.
+chaos:
+    AETHER_LONG=1 cargo test --release --workspace --test cluster -- --nocapture chaos
+
+# The figures of a cluster: failover, moves, drain, reload, calls between nodes.
+figures:
+    cargo test --release --workspace --test cluster -- --ignored --nocapture --test-threads 1 figures
+
+# Three nodes and a PostgreSQL on this machine.
+three:
+    cargo build --release
+    cluster-config/three-node.sh
+
 # Warnings are errors.
 lint:
     cargo clippy --workspace --all-targets -- -D warnings

@@ -6,11 +6,12 @@
 
 mod abi;
 mod cli;
-mod cluster;
 mod compile;
 mod hostile;
 mod layers;
 mod metering;
+mod program;
+mod records;
 mod registry;
 mod reload;
 mod rig;

@@ -1,41 +1,8 @@
 //! The program as people start it.
 
+use crate::program::command;
 use crate::support::root;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::OnceLock;
-
-/// The `aether` beside this test, built if it is not there.
-pub fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        // target/PROFILE/deps/all-… → target/PROFILE/aether
-        let profile = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
-        let program = profile.join("aether");
-        // Cargo looks itself whether it is up to date. Another package's binary has no variable here.
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .current_dir(root())
-            .args(["build", "--offline", "--quiet", "--package", "aether", "--bin", "aether", "--target-dir"])
-            .arg(profile.parent().unwrap());
-        if profile.ends_with("release") {
-            cargo.arg("--release");
-        }
-        let built = cargo.status().is_ok_and(|status| status.success());
-        assert!(built || program.is_file(), "could not build {}", program.display());
-        program
-    })
-}
-
-/// It, with none of our variables.
-pub fn command() -> Command {
-    let mut command = Command::new(program());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AETHER_")) {
-        command.env_remove(name);
-    }
-    command.current_dir(root());
-    command
-}
+use std::process::Output;
 
 /// Run it with none of our variables but these.
 fn aether(arguments: &[&str], variables: &[(&str, &str)]) -> Output {

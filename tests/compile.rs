@@ -1,7 +1,7 @@
 //! From wasm to native code when something goes wrong on the way: a compiler at its limits, many processes on one cache, crashes
 //! in the middle of a write, no room left. The compiler is the program itself, as in a node.
 
-use crate::cli::{command, program};
+use crate::program::{command, program};
 use crate::support::*;
 use aether_scripting::compile::{CompileError, CompileLimits, Compiler};
 use aether_scripting::instance::InstanceError;

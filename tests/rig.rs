@@ -194,6 +194,9 @@ pub fn world(name: &str, tick_hz: f64, scripts: &[&str]) -> WorldSpec {
         prefabs: None,
         scripts_dir: "scripts".into(),
         seed: 0,
+        requires: Default::default(),
+        together: None,
+        apart: None,
         limits: Some(limits),
         script: scripts.iter().map(script).collect(),
     }

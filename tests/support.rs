@@ -1,5 +1,6 @@
 //! Worlds from WAT text, a healthy neighbour for hostile scripts, and [`probe`], which gives the codes of single host calls.
 
+pub use crate::program::root;
 use aether_engine::{Engine, EngineConfig, Prefab, PrefabSet};
 use aether_scripting::abi::IMPORTS;
 use aether_scripting::instance::thread_cpu_ns;
@@ -11,7 +12,7 @@ use aether_scripting::{
 };
 use aether_types::WorldId;
 use aether_world_runtime::{AddError, ScriptKey, ScriptParts, ScriptStatus, TickReport, World, WorldConfig};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -19,11 +20,6 @@ use std::sync::{Arc, OnceLock};
 pub const TICK_NS: u64 = 50_000_000;
 /// Both ways to meet the end of a budget.
 pub const MODES: [bool; 2] = [true, false];
-
-/// The repository.
-pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
 
 /// The runtime of all tests, with pools small enough for any machine.
 pub fn runtime() -> &'static ServerRuntime {

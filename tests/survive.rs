@@ -4,8 +4,8 @@
 //! Start with [`problems`]: the rules. The scripts are below it. `AETHER_SEED` repeats the random numbers of a run, `AETHER_LONG`
 //! makes it a long one. Not here: losses of power (a killed process loses nothing that the system has), the store by itself.
 
-use crate::cli::command;
-use crate::support::wasm;
+use crate::program::command;
+use crate::records::{COMMON, DIARY, LEDGER, NO_STATE, Random, is_long, put_script};
 use aether_cluster::{Node, NodeConfig};
 use aether_scripting::compile::Compiler;
 use aether_store::{SqliteStore, Store, StoreError};
@@ -206,76 +206,6 @@ fn of_all_worlds<T>(of: impl Fn(&str) -> T) -> Worlds<T> {
     WORLDS.into_iter().map(|world| (world.to_owned(), of(world))).collect()
 }
 
-/// What the scripts have in common. They keep numbers of eight bytes under keys of text.
-pub(crate) const COMMON: &str = r#"
-  (import "aether:storage" "get" (func $get (param i32 i32 i32 i32) (result i32)))
-  (import "aether:storage" "set" (func $set (param i32 i32 i32 i32) (result i32)))
-  (import "aether:ui" "set_text" (func $set_text (param i64 i32 i32 i32 i32) (result i32)))
-  (import "aether:network" "rpc" (func $rpc (param i32 i32 i32 i32 i32 i32) (result i64)))
-  (import "aether:network" "reply" (func $reply (param i64 i32 i32) (result i32)))
-  (memory (export "memory") 1)
-  (func (export "aether_abi_1"))
-  ;; What is handed over begins at 1024. Digits end at 128, and a number that is read or written is there.
-  (func (export "aether_alloc") (param i32) (result i32) (i32.const 1024))
-  ;; The number under a key, 0 if there is none.
-  (func $read (param $key i32) (param $length i32) (result i64)
-    (i64.store (i32.const 128) (i64.const 0))
-    (drop (call $get (local.get $key) (local.get $length) (i32.const 128) (i32.const 8)))
-    (i64.load (i32.const 128)))
-  ;; Whether it was written.
-  (func $write (param $key i32) (param $length i32) (param $number i64) (result i32)
-    (i64.store (i32.const 128) (local.get $number))
-    (i32.eqz (call $set (local.get $key) (local.get $length) (i32.const 128) (i32.const 8))))
-  (func $count (param $key i32) (param $length i32) (result i32)
-    (call $write (local.get $key) (local.get $length)
-      (i64.add (call $read (local.get $key) (local.get $length)) (i64.const 1))))
-  ;; Where its digits begin.
-  (func $text (param $number i64) (result i32)
-    (local $at i32)
-    (local.set $at (i32.const 128))
-    (loop $next
-      (local.set $at (i32.sub (local.get $at) (i32.const 1)))
-      (i32.store8 (local.get $at)
-        (i32.add (i32.const 48) (i32.wrap_i64 (i64.rem_u (local.get $number) (i64.const 10)))))
-      (local.set $number (i64.div_u (local.get $number) (i64.const 10)))
-      (br_if $next (i64.ne (local.get $number) (i64.const 0))))
-    (local.get $at))
-  ;; Whether it will be shown.
-  (func $show (param $element i32) (param $length i32) (param $number i64) (result i32)
-    (local $at i32)
-    (local.set $at (call $text (local.get $number)))
-    (i32.eqz (call $set_text (i64.const 7) (local.get $element) (local.get $length)
-      (local.get $at) (i32.sub (i32.const 128) (local.get $at)))))"#;
-
-/// One with a state, if an empty one, goes on when its world starts: its calls are still open then, and their answers reach it.
-pub(crate) const NO_STATE: &str = r#"
-  (func (export "save_state") (result i64) (i64.const 0))
-  (func (export "restore_state") (param i32 i32 i32) (result i32) (i32.const 0))"#;
-
-/// Counts its ticks in storage and shows what it counted.
-pub(crate) const LEDGER: &str = r#"
-  (data (i32.const 0) "countertwinledger")
-  (func (export "on_tick") (param f32)
-    (local $number i64)
-    (local.set $number (i64.add (call $read (i32.const 0) (i32.const 7)) (i64.const 1)))
-    (if (i32.eqz (call $write (i32.const 0) (i32.const 7) (local.get $number))) (then (return)))
-    (if (i32.eqz (call $write (i32.const 7) (i32.const 4) (local.get $number))) (then (return)))
-    (drop (call $show (i32.const 11) (i32.const 6) (local.get $number))))"#;
-
-/// Counts its ticks in memory and shows what it counted.
-pub(crate) const DIARY: &str = r#"
-  (data (i32.const 0) "diary") (data (i32.const 256) "DIARY-IS")
-  (global $number (mut i64) (i64.const 0))
-  (func (export "on_tick") (param f32)
-    (if (call $show (i32.const 0) (i32.const 5) (i64.add (global.get $number) (i64.const 1)))
-      (then (global.set $number (i64.add (global.get $number) (i64.const 1))))))
-  (func (export "save_state") (result i64)
-    (i64.store (i32.const 264) (global.get $number))
-    (i64.or (i64.shl (i64.const 256) (i64.const 32)) (i64.const 16)))
-  (func (export "restore_state") (param i32) (param $address i32) (param i32) (result i32)
-    (global.set $number (i64.load offset=8 (local.get $address)))
-    (i32.const 0))"#;
-
 /// Takes a number a tick and calls a receiver elsewhere with it: the method is `WORLD/`, the payload its digits. The answer is
 /// both, and counted under that.
 fn sender(world: &str, next: &str) -> String {
@@ -317,21 +247,6 @@ const RECEIVER: &str = r#"
     (if (i64.gt_u (local.get $number) (call $read (i32.const 0) (i32.const 7)))
       (then (drop (call $write (i32.const 0) (i32.const 7) (local.get $number)))))
     (drop (call $reply (local.get $call) (local.get $address) (local.get $length))))"#;
-
-/// Its allowances are so large that no tick, however short after a start, has half of what it needs.
-pub(crate) fn put_script(dir: &Path, name: &str, limits: &str, text: &str) {
-    let namespace = name.split('-').next().unwrap();
-    let manifest = format!(
-        "name = \"{name}\"\n\
-         [grants]\napis = [\"network\", \"storage\", \"ui\"]\nstorage_namespace = \"{namespace}\"\n\
-         [limits]\nmemory_mb = 1\ncpu_ms = 10000\n{limits}\n\
-         [limits.rates]\nrpcs = 1e9\nstorage_writes = 1e9\nstorage_bytes = 1e9\nui_commands = 1e9\n"
-    );
-    let dir = dir.join("scripts").join(name);
-    fs::create_dir_all(&dir).unwrap();
-    fs::write(dir.join("script.toml"), manifest).unwrap();
-    fs::write(dir.join(format!("{name}.wasm")), wasm(text)).unwrap();
-}
 
 /// Write the cluster file and the scripts.
 fn put_cluster(dir: &Path) {
@@ -438,28 +353,6 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-
-    /// The moment of a kill is not waited for: any is good.
-    fn pause(&mut self, below_ms: u64) {
-        sleep(Duration::from_millis(self.below(below_ms)));
-    }
-
-    fn lines(&mut self, most: u64) -> usize {
-        1 + self.below(most) as usize
-    }
-}
-
-pub(crate) fn is_long() -> bool {
-    std::env::var_os("AETHER_LONG").is_some()
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::load::{Trap, put_banner};
 use super::proxy::Mode;
 use super::reload::agree;
 use super::rig::{Cluster, LEASE, NODES, Running};
-use crate::survive::{Random, is_long};
+use crate::records::{Random, is_long};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};

@@ -4,6 +4,7 @@
 //! that is killed loses nothing that the system has, and nobody switches the machine off here. Not here: the store's own tests.
 
 use super::checker::{Kept, Worlds};
+use super::postgres::programs;
 use super::rig::{DEADLINE, free_port};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -27,17 +28,6 @@ pub struct Database {
     server: Option<Child>,
 }
 
-/// The folder with `initdb` and `postgres`: in the path, or where distributions put it, the newest.
-fn bin() -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut known: Vec<_> =
-        fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin")).collect();
-    known.sort();
-    known.extend(std::env::split_paths(&path));
-    let found = known.into_iter().rev().find(|dir| dir.join("initdb").exists() && dir.join("postgres").exists());
-    found.expect("PostgreSQL is installed: tests/install-postgres.sh does that")
-}
-
 /// User and group of `postgres`, if we are root.
 fn user() -> Option<(u32, u32)> {
     rustix::process::geteuid().is_root().then(|| {
@@ -51,7 +41,7 @@ fn user() -> Option<(u32, u32)> {
 impl Database {
     pub fn start() -> Database {
         let dir = tempfile::Builder::new().prefix("aether-postgres-").tempdir().unwrap();
-        let mut database = Database { dir, bin: bin(), port: free_port(), user: user(), server: None };
+        let mut database = Database { dir, bin: programs(), port: free_port(), user: user(), server: None };
         if let Some((user, group)) = database.user {
             chown(database.dir.path(), Some(user), Some(group)).unwrap();
         }

@@ -4,7 +4,7 @@
 //! they show (`ledger`, `diary`, `banner`). Ledger and diary are those of `survive.rs`. The receiver judges order itself, in the same
 //! commits in which it applies a call: a call lost or applied twice by a failover shows as a gap or a repetition that stays.
 
-use crate::survive::{COMMON, DIARY, LEDGER, NO_STATE, put_script};
+use crate::records::{COMMON, DIARY, LEDGER, NO_STATE, put_script};
 use std::fs;
 use std::path::Path;
 

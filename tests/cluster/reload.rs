@@ -4,7 +4,7 @@
 
 use super::load::{TICK_HZ, Trap, put_banner};
 use super::rig::{CALM, Cluster, LEASE, NODES};
-use crate::survive::is_long;
+use crate::records::is_long;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod config_file;
+mod doctor;
 mod operate;
 mod run;
 mod script;
@@ -37,6 +38,9 @@ enum Command {
     /// Certificates of a cluster.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Look for what would keep a node from running well, and say how to mend it.
+    #[command(after_help = "Example:\n  aether doctor cluster-config/three-node.toml --name a")]
+    Doctor(doctor::DoctorArgs),
     /// Try scripts without a server.
     #[command(subcommand)]
     Script(script::ScriptCommand),
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Node(args) => cluster::node(&args),
         Command::Cluster(command) => cluster::cluster(&command),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Script(command) => script::run(command),
         Command::Operate(command) => operate::run(&command, &cli.node),
         Command::CheckConfig { file } => config_file::load(&file).map(|config| {

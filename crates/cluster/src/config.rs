@@ -7,6 +7,7 @@ use aether_scripting::{ActionRates, AotTarget};
 use aether_types::{ScriptId, WorldId};
 use aether_world_runtime::{OverloadConfig, RestartRule, SchedulerConfig, Strategy, WorldConfig};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// The whole file.
@@ -78,6 +79,11 @@ pub struct MemberSpec {
     pub advertise: Option<String>,
     /// Where it keeps what is its own.
     pub data_dir: PathBuf,
+    /// Worlds on it at most, if not as many as the table says.
+    pub worlds_max: Option<u32>,
+    /// What it has that worlds may require.
+    #[serde(default)]
+    pub labels: BTreeSet<String>,
 }
 
 impl MemberSpec {
@@ -242,6 +248,13 @@ pub struct WorldSpec {
     /// Seeds the randomness of its scripts.
     #[serde(default)]
     pub seed: u64,
+    /// In a cluster: labels that its node must have.
+    #[serde(default)]
+    pub requires: BTreeSet<String>,
+    /// In a cluster: worlds that name the same group share a node where that is possible.
+    pub together: Option<String>,
+    /// In a cluster: worlds that name the same group are spread over nodes, as far apart as possible.
+    pub apart: Option<String>,
     /// Limits of its own; a field that is left out is the `[limits]` table's.
     #[serde(default)]
     pub limits: Option<WorldLimitsOverride>,
@@ -465,6 +478,7 @@ impl NodeConfig {
         cluster.identity = with_name(&cluster.identity);
         self.node.name = name.to_owned();
         self.node.data_dir = with_name(&me.data_dir);
+        self.server.aot_cache_dir = with_name(&self.server.aot_cache_dir);
         self.node.outputs = self.node.outputs.as_ref().map(with_name);
         cluster.me = Some(me);
         Ok(self)

@@ -75,8 +75,12 @@ pub struct WorldStatus {
     pub commands: u64,
     /// Calls to other worlds since the node started.
     pub calls_out: u64,
-    /// Calls from other worlds refused since the node started.
+    /// Calls to or from this world that reached nobody, since the node started.
     pub calls_refused: u64,
+    /// Players' input refused since its inbox was full.
+    pub input_refused: u64,
+    /// Messages of other worlds, or news about some, refused since its inbox was full: they come again.
+    pub parcels_refused: u64,
     /// Messages that ended their script twice and are not given to it again.
     pub set_aside: usize,
     /// A reload in progress, or the last one that was rolled back.

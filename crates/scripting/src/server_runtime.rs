@@ -73,7 +73,7 @@ use crate::module::{Engines, LoadError, ScriptModule};
 use crate::rate::{ActionLimiter, ActionRates};
 use crate::registry::ArtifactRegistry;
 use crate::sandbox::{EngineProfile, PoolSize, SlotClass};
-use aether_types::{Blame, InstanceId, ScriptId, Version};
+use aether_types::{Blame, Digest, InstanceId, ScriptId, Version};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -231,6 +231,14 @@ pub enum RuntimeError {
         /// The script.
         script: ScriptId,
     },
+    /// Somebody gave the native code of something else.
+    #[error("native code of {found} was given for {wanted}, or for another machine or engine: it is compiled here instead")]
+    OtherArtifact {
+        /// The source that was meant.
+        wanted: Digest,
+        /// What it was made from.
+        found: Digest,
+    },
     /// The module cache is full of modules that are in use.
     #[error("{limit} modules are loaded and in use: raise AETHER_SERVER_MAX_MODULES")]
     TooManyModules {
@@ -255,6 +263,7 @@ impl RuntimeError {
             RuntimeError::Setting(_)
             | RuntimeError::Unknown { .. }
             | RuntimeError::NothingToReload { .. }
+            | RuntimeError::OtherArtifact { .. }
             | RuntimeError::TooManyModules { .. } => Blame::Operator,
             RuntimeError::Cache(error) => error.blame(),
             RuntimeError::Compile(error) => error.blame(),
@@ -332,7 +341,7 @@ impl ServerRuntime {
     /// The same for scripts with another memory cap, MiB.
     pub fn compile_for(&self, wasm: &[u8], target: AotTarget, memory_mb: u64) -> Result<AotArtifact, RuntimeError> {
         let profile = self.profile(memory_mb);
-        let source = aether_types::Digest::of(wasm);
+        let source = Digest::of(wasm);
         if let Some(artifact) = self.cache.get(&self.key, source, target, profile) {
             return Ok(artifact.with_source(wasm.into())?);
         }
@@ -344,6 +353,28 @@ impl ServerRuntime {
             tracing::warn!(%error, "artifact not cached");
         }
         Ok(artifact)
+    }
+
+    /// Whether the native code of a source is in the cache, for this machine and scripts with so much memory.
+    pub fn has_artifact(&self, source: Digest, memory_mb: u64) -> bool {
+        self.cache.get(&self.key, source, AotTarget::host(), self.profile(memory_mb)).is_some()
+    }
+
+    /// The same as bytes, for another process with the same key ([`ServerRuntimeConfig::trust_key`]).
+    pub fn export_artifact(&self, source: Digest, memory_mb: u64) -> Option<Vec<u8>> {
+        Some(self.cache.get(&self.key, source, AotTarget::host(), self.profile(memory_mb))?.to_bytes())
+    }
+
+    /// Keep what another process has compiled. Refused unless it was signed with this runtime's key, and is native code of this source
+    /// for exactly this engine and machine.
+    pub fn import_artifact(&self, source: Digest, memory_mb: u64, bytes: &[u8]) -> Result<(), RuntimeError> {
+        let artifact = AotArtifact::from_bytes(bytes)?;
+        artifact.verify_origin(&self.key)?;
+        let (target, profile) = (AotTarget::host(), self.profile(memory_mb));
+        if artifact.source_digest() != source || artifact.target() != target || artifact.profile() != profile {
+            return Err(RuntimeError::OtherArtifact { wanted: source, found: artifact.source_digest() });
+        }
+        Ok(self.cache.put(&artifact)?)
     }
 
     /// Register an artifact as the next version of a script.

@@ -13,7 +13,7 @@ mod sqlite;
 mod writer;
 
 pub use directory::{Directory, NodeId, NodeInfo, NodeRow, NodeState, ReloadPhase, ReloadRow, WorldRow};
-pub use postgres::{PostgresOptions, PostgresStore};
+pub use postgres::{Examination, PostgresOptions, PostgresStore};
 pub use sqlite::{Options, SqliteStore};
 
 use aether_types::{Blame, Digest, Generation, ScriptId, Version, WorldId};

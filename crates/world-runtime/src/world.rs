@@ -416,6 +416,13 @@ impl World {
         hot.turns += 1;
         let paused = instance.is_paused();
         hot.pauses += u32::from(paused);
+        // What it has written so far goes with this tick: the message is not to be begun again, whatever happens to the rest.
+        if paused
+            && let Some(slot) = &mut self.slots[turn.key.0 as usize]
+            && slot.in_hand != 0
+        {
+            self.done.push(std::mem::take(&mut slot.in_hand));
+        }
         let ended = outcome.is_end() || (paused && !turn.may_stay_paused);
         self.scheduler.record(turn, used, paused && !ended);
         if ended {

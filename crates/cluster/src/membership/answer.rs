@@ -49,24 +49,25 @@ impl Member {
         let Some(parts) = self.parts.get() else { return Answer::Refused("the node is starting".to_owned()) };
         let services = &parts.services;
         let done = match ask {
-            Ask::Prepare { script, version } => cluster::prepare(services, script, version).await,
+            Ask::Prepare { script, version } => cluster::prepare(self, services, script, version).await.map(|worlds| (worlds, 0)),
             Ask::Activate { reload, script, version, worlds } => {
                 cluster::activate(self, services, reload, script, version, worlds.as_deref()).await
             }
             Ask::End { reload, script, version, rollback } => {
-                cluster::end(self, services, reload, script, version, rollback).await
+                cluster::end(self, services, reload, script, version, rollback).await.map(|worlds| (worlds, 0))
             }
-            Ask::Blob { digest, offset } => {
-                let store = Arc::clone(&services.store);
-                let blob = services.blocking(move || store.get_blob(digest)).await;
-                let bytes = blob.ok().and_then(Result::ok).flatten().unwrap_or_default();
-                let from = (offset as usize).min(bytes.len());
-                let to = (from + PART_MAX).min(bytes.len());
+            Ask::Linked { peer } => Ok((usize::from(self.is_linked(&peer)), 0)),
+            Ask::Artifact { source, memory_mb, offset } => {
+                let inner = Arc::clone(services);
+                let bytes = services.blocking(move || inner.registry.export(source, memory_mb)).await;
+                let bytes = bytes.ok().flatten().unwrap_or_default();
+                let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let to = from.saturating_add(PART_MAX).min(bytes.len());
                 return Answer::Part { total: bytes.len() as u64, bytes: bytes[from..to].to_vec() };
             }
         };
         match done {
-            Ok(worlds) => Answer::Done { worlds: worlds as u64 },
+            Ok((worlds, swap_ms)) => Answer::Done { worlds: worlds as u64, swap_ms },
             Err(reason) => Answer::Refused(reason),
         }
     }
@@ -79,13 +80,16 @@ impl Member {
         let member = Arc::clone(self);
         // It may compile.
         self.runtime.spawn_blocking(move || {
-            if let Some(parts) = member.parts.get() {
-                cluster::finish_orphans(&member, &parts.services);
-                if let Err(error) = cluster::follow_active(&member, &parts.services) {
-                    tracing::warn!(%error, "could not look for new versions");
-                }
-            }
+            member.catch_up_now();
             member.catching_up.store(false, Ordering::Release);
         });
+    }
+
+    pub(super) fn catch_up_now(self: &Arc<Self>) {
+        let Some(parts) = self.parts.get() else { return };
+        cluster::finish_orphans(self, &parts.services);
+        if let Err(error) = cluster::follow_active(self, &parts.services) {
+            tracing::warn!(%error, "could not look for new versions");
+        }
     }
 }

@@ -36,6 +36,10 @@ use tokio::sync::oneshot;
 use view::View;
 use wire::{Answer, Ask, Frame};
 
+/// Worlds that are being released at a time.
+const RELEASES_MAX: usize = 16;
+/// Before one that could not be released is tried again.
+const RELEASE_AGAIN: Duration = Duration::from_secs(10);
 /// Between two reports of what worlds need.
 const REPORT: Duration = Duration::from_secs(5);
 /// Between two looks at whether versions or reloads were missed.
@@ -63,6 +67,7 @@ pub(crate) struct Member {
     section: ClusterSection,
     me: MemberSpec,
     directory: Arc<dyn Directory>,
+    store: Arc<dyn Store>,
     lease: Arc<Lease>,
     capacity: f64,
     id_file: PathBuf,
@@ -80,6 +85,12 @@ pub(crate) struct Member {
     look: Mutex<bool>,
     looked: Condvar,
     stopping: AtomicBool,
+    /// An operator drains it: also in its next life.
+    draining: AtomicBool,
+    /// It has begun a life that no round has seen yet.
+    reentered: AtomicBool,
+    /// Its registry coordinates a reload.
+    pub coordinating: AtomicBool,
     releasing: Mutex<HashSet<WorldId>>,
     asks: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     next_ask: AtomicU64,
@@ -127,7 +138,8 @@ impl Member {
         let member = Member {
             section: section.clone(),
             me: me.clone(),
-            directory: store,
+            directory: Arc::clone(&store) as Arc<dyn Directory>,
+            store,
             lease: Arc::new(Lease::none()),
             capacity,
             id_file,
@@ -143,6 +155,9 @@ impl Member {
             look: Mutex::new(false),
             looked: Condvar::new(),
             stopping: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            reentered: AtomicBool::new(false),
+            coordinating: AtomicBool::new(false),
             releasing: Mutex::default(),
             asks: Mutex::default(),
             next_ask: AtomicU64::new(1),
@@ -164,7 +179,7 @@ impl Member {
             name: self.me.name.clone(),
             address: self.me.address().to_owned(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
-            worlds_max: self.section.worlds_max,
+            worlds_max: self.me.worlds_max.unwrap_or(self.section.worlds_max),
             capacity: self.capacity,
         };
         let asked_ns = boottime_ns();
@@ -173,6 +188,7 @@ impl Member {
             tracing::warn!(%error, path = %self.id_file.display(), "a restart will wait for the lease of this life");
         }
         *lock(&self.id) = Some(id);
+        self.reentered.store(true, Ordering::Release);
         self.unbroken_ns.store(asked_ns, Ordering::Release);
         self.lease.granted(asked_ns, self.lease_time());
         Ok(())
@@ -256,6 +272,8 @@ impl Member {
 
     fn run(self: Arc<Self>) {
         let period = (self.lease_time() / 20).clamp(Duration::from_millis(50), Duration::from_millis(500));
+        // What was published while it was away: its worlds must not start in an older version than the others run.
+        self.catch_up_now();
         let (mut reported, mut caught_up, mut moves) = (Instant::now(), Instant::now(), MoveRate::default());
         while !self.stopping.load(Ordering::Acquire) {
             self.wait(period);
@@ -281,6 +299,11 @@ impl Member {
         let (Some(parts), Some(id)) = (self.parts.get(), self.id()) else { return Ok(()) };
         let mut view = self.read()?;
         let Some(me) = view.node(&id).cloned() else { return Ok(()) };
+        if self.draining.load(Ordering::Acquire) && me.state == NodeState::Up && self.reentered.swap(false, Ordering::AcqRel) {
+            self.directory.set_state(&id, NodeState::Draining)?;
+        } else if me.state != NodeState::Dead {
+            self.draining.store(me.state == NodeState::Draining, Ordering::Release);
+        }
         if let Some(links) = self.links.get() {
             let peer = |row: &NodeRow| Peer { name: row.info.name.clone(), address: row.info.address.clone() };
             links.set_peers(view.living().filter(|row| row.id != id).map(peer).collect());
@@ -291,7 +314,9 @@ impl Member {
             view = self.read()?;
         }
         if self.directory.lead(&id)? {
-            let plan = self.solve(&view, moves.left(self.section.moves_per_minute));
+            // A world that moves while a version is tried out in it would undo that everywhere; evening out can wait.
+            let rebalance = if self.directory.open_reloads()?.is_empty() { moves.left(self.section.moves_per_minute) } else { 0 };
+            let plan = self.solve(&view, rebalance);
             if !plan.moves.is_empty() {
                 let rebalanced = plan.moves.iter().filter(|step| step.why == placement::Why::Rebalance).count();
                 moves.spend(rebalanced);
@@ -313,6 +338,13 @@ impl Member {
         }
         for (world, generation) in steps.release {
             self.release(parts, world, generation);
+        }
+        for world in steps.forget {
+            let _ = parts.supervisor.cast(NodeMessage::Forget(world.to_string()));
+        }
+        for (world, generation) in steps.orphans {
+            // Refused if it is not so any more.
+            let _ = self.store.release(&world, generation);
         }
         Ok(())
     }
@@ -341,14 +373,20 @@ impl Member {
     }
 
     fn release(self: &Arc<Self>, parts: &Parts, world: WorldId, generation: aether_types::Generation) {
-        if !lock(&self.releasing).insert(world.clone()) {
-            return;
+        {
+            // The others stand still no sooner than they are saved: each end looks for the next.
+            let mut releasing = lock(&self.releasing);
+            if releasing.len() >= RELEASES_MAX || !releasing.insert(world.clone()) {
+                return;
+            }
         }
         let (send, receive) = oneshot::channel();
         let _ = parts.supervisor.cast(NodeMessage::Release { name: world.to_string(), generation, reply: send });
         let member = Arc::clone(self);
         self.runtime.spawn(async move {
-            let _ = receive.await;
+            if !matches!(receive.await, Ok(Ok(()))) {
+                tokio::time::sleep(RELEASE_AGAIN).await;
+            }
             lock(&member.releasing).remove(&world);
             member.tell_all();
             member.look();
@@ -370,20 +408,27 @@ impl Member {
             capacity: row.info.capacity,
             worlds_max: row.info.worlds_max,
             draining: row.state == NodeState::Draining,
-            labels: Default::default(),
+            // The file is the same on all nodes.
+            labels: self
+                .section
+                .node
+                .iter()
+                .find(|node| node.name == row.info.name)
+                .map_or_else(Default::default, |n| n.labels.clone()),
         });
         let capacity: f64 = view.living().map(|row| row.info.capacity).sum();
         let presence = SPREAD * capacity / view.worlds.len().max(1) as f64;
         let worlds = view.worlds.iter().map(|row| {
             let owner = view.owner(&row.world).map(|node| node.info.name.clone());
+            let spec = self.parts.get().and_then(|parts| parts.plans.get(&row.world)).map(|plan| &plan.spec);
             WorldInput {
                 name: row.world.to_string(),
                 load: presence + if row.load > 0.0 { row.load } else { LOAD_UNKNOWN },
                 current: row.target.clone().or(owner),
                 pinned: row.target.clone().filter(|_| row.pinned),
-                requires: Default::default(),
-                with: None,
-                apart: None,
+                requires: spec.map_or_else(Default::default, |spec| spec.requires.clone()),
+                with: spec.and_then(|spec| spec.together.clone()),
+                apart: spec.and_then(|spec| spec.apart.clone()),
             }
         });
         (nodes.collect(), worlds.collect())
@@ -441,8 +486,8 @@ impl Member {
         }
     }
 
-    /// A process that is killed closes its links, and nobody listens at its address any more: no need to wait for its lease. Wrong or not,
-    /// no world runs twice: a node that is declared dead cannot write.
+    /// A process that is killed closes its links to all nodes, and nobody listens at its address any more: no need to wait for its lease.
+    /// Wrong or not, nothing is written twice: a node that is declared dead cannot write.
     async fn probe(self: Arc<Self>, row: NodeRow) {
         for _ in 0..PROBES {
             tokio::time::sleep(PROBE).await;
@@ -450,6 +495,18 @@ impl Member {
             let refused = matches!(&dialled, Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused);
             if !refused || !self.lease.holds() || lock(&self.linked).contains(&row.info.name) {
                 return;
+            }
+        }
+        // One that cannot reach it may be the one that is cut off: the others must have lost it too. With nobody to ask the lease decides.
+        let others: Vec<_> = self.members().into_iter().filter(|other| !self.is_me(other) && other.id != row.id).collect();
+        if others.is_empty() {
+            return;
+        }
+        for other in others {
+            let ask = Ask::Linked { peer: row.info.name.clone() };
+            match self.ask(&other.info.name, ask, 3 * PROBE).await {
+                Ok(Answer::Done { worlds: 0, .. }) => {}
+                _ => return,
             }
         }
         let member = Arc::clone(&self);
@@ -519,6 +576,14 @@ impl Member {
             self.tell_all();
             let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(3), links.stop()).await });
         }
+    }
+
+    pub fn is_linked(&self, peer: &str) -> bool {
+        lock(&self.linked).contains(peer)
+    }
+
+    pub fn is_me(&self, row: &NodeRow) -> bool {
+        row.info.name == self.me.name
     }
 
     /// What it knows of the cluster.
@@ -674,6 +739,13 @@ impl Member {
         let mut members: Vec<_> = self.view().living().cloned().collect();
         members.sort_by_key(|row| (Some(&row.id) != id.as_ref(), row.info.name.clone()));
         members
+    }
+
+    /// Nodes that can be asked, by name.
+    pub fn linked_peers(&self) -> Vec<String> {
+        let mut peers: Vec<_> = lock(&self.linked).iter().cloned().collect();
+        peers.sort();
+        peers
     }
 
     /// Whether a node is known to be dead.

@@ -20,6 +20,10 @@ pub(crate) struct Steps {
     pub start: Vec<WorldId>,
     /// Worlds to save and release.
     pub release: Vec<(WorldId, Generation)>,
+    /// Worlds that are here still, while another node runs them: what is here is over.
+    pub forget: Vec<WorldId>,
+    /// Worlds that this node owns and does not run, and that are not meant for it.
+    pub orphans: Vec<(WorldId, Generation)>,
 }
 
 impl View {
@@ -59,11 +63,15 @@ impl View {
             let wanted_elsewhere = row.target.as_ref().is_some_and(|target| !mine && self.named(target).is_some());
             let free = self.owner(&row.world).is_none_or(|owner| owner.id == me.id);
             if here.contains(&row.world) {
-                if wanted_elsewhere && row.owner.as_ref() == Some(&me.id) {
+                if !free {
+                    steps.forget.push(row.world.clone());
+                } else if wanted_elsewhere && row.owner.as_ref() == Some(&me.id) {
                     steps.release.push((row.world.clone(), row.generation));
                 }
             } else if mine && free {
                 steps.start.push(row.world.clone());
+            } else if !mine && row.owner.as_ref() == Some(&me.id) {
+                steps.orphans.push((row.world.clone(), row.generation));
             }
         }
         steps
@@ -106,6 +114,17 @@ mod tests {
         let steps = view.steps(&view.nodes[0], &HashSet::new());
         let start: Vec<_> = steps.start.iter().map(WorldId::as_str).collect();
         assert_eq!((start, steps.release), (vec!["free", "of-the-dead"], vec![]));
+    }
+
+    #[test]
+    fn what_is_owned_and_not_here_is_released_and_what_is_here_and_anothers_is_over() {
+        let nodes = vec![node("a", NodeState::Up), node("b", NodeState::Up)];
+        let worlds = vec![world("lost", Some("a"), Some("b")), world("late", Some("b"), Some("b"))];
+        let late = worlds[1].world.clone();
+        let view = View::new(nodes, worlds);
+        let steps = view.steps(&view.nodes[0], &HashSet::from([late.clone()]));
+        let orphans = vec![(WorldId::new("lost").unwrap(), Generation(3))];
+        assert_eq!(steps, Steps { forget: vec![late], orphans, ..Steps::default() });
     }
 
     #[test]

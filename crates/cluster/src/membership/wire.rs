@@ -30,18 +30,20 @@ pub(crate) enum Ask {
     Activate { reload: u64, script: ScriptId, version: Version, worlds: Option<Vec<String>> },
     /// It is over: the version serves, or all go back.
     End { reload: u64, script: ScriptId, version: Version, rollback: Option<String> },
-    /// A part of a source, from this byte on.
-    Blob { digest: Digest, offset: u64 },
+    /// A part of the native code of a source, for scripts with so much memory, from this byte on.
+    Artifact { source: Digest, memory_mb: u64, offset: u64 },
+    /// Whether there is a link to this node: `Done` with 1 world if there is, with 0 if not.
+    Linked { peer: String },
 }
 
 /// What it says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    /// Done; how many worlds took part.
-    Done { worlds: u64 },
+    /// Done; how many worlds took part, and milliseconds until the last of them had swapped, if they were asked to.
+    Done { worlds: u64, swap_ms: u64 },
     /// Not done, and why.
     Refused(String),
-    /// A part of a blob, and how long the whole is. Empty: it is not here.
+    /// A part, and how long the whole is. 0: it is not here.
     Part { total: u64, bytes: Vec<u8> },
 }
 
@@ -49,7 +51,7 @@ const SCHEMA: u8 = 1;
 
 /// Bytes of parcels in one frame: a link takes a mebibyte, and what comes behind a large one waits.
 pub(crate) const PARCELS_MAX: usize = 128 << 10;
-/// Bytes of a blob in one frame.
+/// Bytes of an artifact in one frame.
 pub(crate) const PART_MAX: usize = 256 << 10;
 
 impl Frame {

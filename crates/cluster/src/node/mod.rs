@@ -23,11 +23,13 @@ use crate::world::mailbox::{Control, Inbound, Mailbox};
 use crate::world::post::Post;
 use crate::world::start::WorldPlan;
 use aether_engine::PrefabError;
+use aether_scripting::TrustKey;
 use aether_scripting::compile::Compiler;
 use aether_scripting::sandbox::PoolSize;
 use aether_scripting::server_runtime::RuntimeError;
 use aether_scripting::{EntityView, ScriptId, ServerRuntime, ServerRuntimeConfig, Version};
 use aether_store::{Options, PostgresOptions, PostgresStore, SqliteStore, Store, StoreError};
+use aether_types::Digest;
 use aether_types::{Blame, WorldId};
 use aether_world_runtime::{AddError, SetAside};
 use ractor::{Actor, ActorRef};
@@ -274,6 +276,8 @@ impl Node {
             compiler,
             pool: PoolSize { small: config.node.instances_small, large: config.node.instances_large },
             canonical_nans: config.server.canonical_nans,
+            // Nodes of a cluster believe each other's native code.
+            trust_key: config.cluster.as_ref().and_then(|section| cluster_key(&base.join(&section.identity))),
             ..ServerRuntimeConfig::default()
         };
         let runtime =
@@ -288,7 +292,7 @@ impl Node {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let tick_threads = if config.node.tick_threads == 0 { cores.saturating_sub(1).max(1) } else { config.node.tick_threads };
         let kept = config.node.checkpoints_kept;
-        let (store, member): (Arc<dyn Store>, _) = match &config.cluster {
+        let (store, shared): (Arc<dyn Store>, _) = match &config.cluster {
             None => (Arc::new(SqliteStore::open_with(&data_dir, Options { checkpoints_kept: kept })?), None),
             Some(section) => {
                 let me = section.me.as_ref().ok_or(NodeError::NoMember)?;
@@ -300,15 +304,18 @@ impl Node {
                     statement_timeout: (lease / 2).clamp(Duration::from_millis(750), Duration::from_secs(10)),
                 };
                 let store = Arc::new(PostgresStore::open(&section.store, options)?);
-                let capacity = (tick_threads.min(cores)) as f64;
-                let handle = control.handle().clone();
-                let member = Member::join(section, me, Arc::clone(&store), &data_dir, capacity, handle)?;
-                (store as Arc<dyn Store>, Some(member))
+                (Arc::clone(&store) as Arc<dyn Store>, Some((section, me, store)))
             }
         };
         let events = EventLog::default();
         let registry = Registry::new(base.to_owned(), config, Arc::clone(&runtime), Arc::clone(&store), events.clone());
         registry.preload(&config.world, &mut progress)?;
+        // Not before it could run what it is given.
+        let join = |(section, me, store)| {
+            let capacity = tick_threads.min(cores) as f64;
+            Member::join(section, me, store, &data_dir, capacity, control.handle().clone())
+        };
+        let member = shared.map(join).transpose()?;
         let services = Arc::new(Services {
             config: config.clone(),
             data_dir,
@@ -621,6 +628,12 @@ impl Node {
         }
         report
     }
+}
+
+/// The key that a cluster's nodes sign native code with: made from the secret that they share.
+fn cluster_key(identity: &Path) -> Option<TrustKey> {
+    let cookie = std::fs::read_to_string(identity.join("cookie")).ok()?;
+    Some(TrustKey::new(Digest::of(format!("aether artifacts {}", cookie.trim()).as_bytes()).0))
 }
 
 /// The worlds that a file asks for.

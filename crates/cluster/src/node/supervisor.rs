@@ -40,7 +40,9 @@ pub(crate) enum NodeMessage {
     /// Save a world and let another node have it. With the generation that this node has it in.
     Release { name: String, generation: Generation, reply: oneshot::Sender<Result<(), String>> },
     /// It is released, or could not be.
-    Released { name: String, result: Result<(), String>, reply: oneshot::Sender<Result<(), String>> },
+    Released { name: String, mailbox: Arc<Mailbox>, result: Result<(), String>, reply: oneshot::Sender<Result<(), String>> },
+    /// Another node runs it.
+    Forget(String),
     /// This node's lease is over: all worlds end at once, unsaved, and are other nodes'.
     Fence(oneshot::Sender<()>),
     /// The worlds' actors: the node stops.
@@ -142,7 +144,7 @@ impl Actor for NodeSupervisor {
                 let _ = reply.send(Err("the node is stopping".to_owned()));
             }
             NodeMessage::Resume(name, reply) => {
-                let parked = state.worlds.get_mut(&name).filter(|world| world.actor.is_none());
+                let parked = state.worlds.get_mut(&name).filter(|world| world.actor.is_none() && !world.leaving);
                 let found = parked.is_some();
                 if let Some(world) = parked {
                     world.restarts.forgive();
@@ -154,8 +156,17 @@ impl Actor for NodeSupervisor {
                 let _ = reply.send(state.restore(&myself, &name, checkpoint).await);
             }
             NodeMessage::Release { name, generation, reply } => state.release(&myself, name, generation, reply),
-            NodeMessage::Released { name, result, reply } => {
+            NodeMessage::Forget(name) => {
+                if let Some(actor) = state.worlds.get(&name).and_then(|world| world.actor.as_ref()) {
+                    actor.kill();
+                }
+                state.forget(&name);
+            }
+            NodeMessage::Released { name, mailbox, result, reply } => {
+                let same = state.worlds.get(&name).is_some_and(|world| Arc::ptr_eq(&world.mailbox, &mailbox));
                 match &result {
+                    // Begun again meanwhile.
+                    _ if !same => {}
                     Ok(()) => state.forget(&name),
                     Err(cause) => {
                         let text = format!("it stays here, since it could not be released: {cause}");
@@ -167,6 +178,7 @@ impl Actor for NodeSupervisor {
                         });
                         if let Some(world) = state.worlds.get_mut(&name) {
                             world.leaving = false;
+                            // It may tick on, or has ended while it was saved.
                             if world.actor.is_none() {
                                 state.start(&myself, &name).await;
                             }
@@ -343,6 +355,7 @@ impl SupervisorState {
             return;
         };
         world.leaving = true;
+        let mailbox = Arc::clone(&world.mailbox);
         let (services, actor, myself, id) =
             (Arc::clone(&self.services), world.actor.clone(), myself.clone(), world.plan.world_id());
         tokio::spawn(async move {
@@ -354,13 +367,16 @@ impl SupervisorState {
                 services.blocking(move || store.release(&id, generation)).await?.map_err(|error| error.to_string())
             };
             let result = released.await;
-            let _ = myself.cast(NodeMessage::Released { name, result, reply });
+            let _ = myself.cast(NodeMessage::Released { name, mailbox, result, reply });
         });
     }
 
     /// What the world has done since then is lost, but for its storage: that is what was promised to others.
     async fn restore(&mut self, myself: &ActorRef<NodeMessage>, name: &str, checkpoint: String) -> Result<(), String> {
         let world = self.worlds.get_mut(name).ok_or_else(|| format!("there is no world {name} on this node"))?;
+        if world.leaving {
+            return Err(format!("world {name} moves to another node: ask that one in a moment"));
+        }
         let id = world.plan.world_id().map_err(|error| error.to_string())?;
         let (store, wanted) = (Arc::clone(&self.services.store), checkpoint.clone());
         let listed = self.services.blocking(move || store.load_checkpoints(&id)).await;

@@ -159,7 +159,7 @@ impl RegistryState {
                     Err(RegistryError::RolledBack { script, version, reason: error.to_string() })
                 }
             };
-            if outcome.is_err() && fresh {
+            if outcome.is_err() && fresh && !matches!(outcome, Err(RegistryError::InDoubt { .. })) {
                 services.registry.forget(script, version);
             }
             let _ = actor.cast(RegistryMessage::Over);

@@ -16,14 +16,21 @@ use crate::registry::{LoadedScript, RegistryError};
 use crate::world::mailbox::Mailbox;
 use aether_scripting::{ScriptId, Version};
 use aether_store::{NodeId, NodeRow, ReloadPhase, StoreError};
+use aether_types::Digest;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Loading may compile.
 const PREPARE_TIME: Duration = Duration::from_secs(60);
 /// Swapping and watching take some ticks of every world.
 const ACTIVATE_TIME: Duration = Duration::from_secs(120);
+const PART_TIME: Duration = Duration::from_secs(5);
+/// Native code of the largest module that may be compiled.
+const ARTIFACT_MAX: u64 = 64 << 20;
+/// After a failure, to learn how it is written down.
+const SETTLE_TIME: Duration = Duration::from_secs(60);
 const END_TIME: Duration = Duration::from_secs(15);
 /// Between two attempts to learn whether the directory took the last step.
 const DOUBT: Duration = Duration::from_millis(200);
@@ -31,13 +38,19 @@ const DOUBT: Duration = Duration::from_millis(200);
 /// A node's part in a reload that has not ended.
 pub(crate) struct Holding {
     loaded: LoadedScript,
-    worlds: Vec<(String, Arc<Mailbox>)>,
+    /// With the life that swapped.
+    worlds: Vec<(String, Arc<Mailbox>, u64)>,
     since: Instant,
 }
 
 /// One node's part: load a version and rehearse it in its worlds. Gives how many would swap.
-pub(crate) async fn prepare(services: &Arc<Services>, script: ScriptId, version: Version) -> Result<usize, String> {
-    let loaded = load(services, script, version).await?;
+pub(crate) async fn prepare(
+    member: &Member,
+    services: &Arc<Services>,
+    script: ScriptId,
+    version: Version,
+) -> Result<usize, String> {
+    let loaded = load(member, services, script, version).await?;
     let (worlds, _) = reload::worlds_of(services, script);
     let refused = reload::rehearse(services, &worlds, &reload::order(script, &loaded)).await;
     match refused.into_iter().next() {
@@ -46,10 +59,42 @@ pub(crate) async fn prepare(services: &Arc<Services>, script: ScriptId, version:
     }
 }
 
-async fn load(services: &Arc<Services>, script: ScriptId, version: Version) -> Result<LoadedScript, String> {
+/// A version, with native code that another node has compiled if there is any: its signature says that it was one of ours.
+async fn load(member: &Member, services: &Arc<Services>, script: ScriptId, version: Version) -> Result<LoadedScript, String> {
+    let inner = Arc::clone(services);
+    let lacks = services.blocking(move || inner.registry.lacks(script, version)).await?.map_err(|error| error.to_string())?;
+    if let Some((source, memory_mb)) = lacks
+        && let Some(bytes) = fetch(member, source, memory_mb).await
+    {
+        let inner = Arc::clone(services);
+        let imported = services.blocking(move || inner.registry.import(source, memory_mb, &bytes)).await?;
+        match imported {
+            Ok(()) => tracing::info!(%script, %version, "native code from another node"),
+            Err(error) => tracing::warn!(%script, %version, %error, "native code of another node is not used"),
+        }
+    }
     let inner = Arc::clone(services);
     let found = services.blocking(move || inner.registry.find(script, version)).await;
     found?.map_err(|error| error.to_string())
+}
+
+/// Native code of a source from the first node that has it, part by part. `None`: it is compiled here.
+async fn fetch(member: &Member, source: Digest, memory_mb: u64) -> Option<Vec<u8>> {
+    for peer in member.linked_peers() {
+        let mut whole = Vec::new();
+        loop {
+            let ask = Ask::Artifact { source, memory_mb, offset: whole.len() as u64 };
+            let Ok(Answer::Part { total, bytes }) = member.ask(&peer, ask, PART_TIME).await else { break };
+            if bytes.is_empty() || total > ARTIFACT_MAX {
+                break;
+            }
+            whole.extend(bytes);
+            if whole.len() as u64 >= total {
+                return Some(whole);
+            }
+        }
+    }
+    None
 }
 
 /// One node's part: swap in its worlds, those of them that are named if any are, and watch. Gives how many did.
@@ -60,20 +105,24 @@ pub(crate) async fn activate(
     script: ScriptId,
     version: Version,
     named: Option<&[String]>,
-) -> Result<usize, String> {
-    let loaded = load(services, script, version).await?;
-    let held: Vec<String> = member.with_holding(|all| {
-        all.get(&reload).map(|holding| holding.worlds.iter().map(|(name, _)| name.clone()).collect()).unwrap_or_default()
-    });
+) -> Result<(usize, u64), String> {
+    let begun = Instant::now();
+    let loaded = load(member, services, script, version).await?;
+    let held: Vec<_> = member.with_holding(|all| all.get(&reload).map(|holding| holding.worlds.clone()).unwrap_or_default());
+    if let Some((name, ..)) = held.iter().find(|(_, mailbox, life)| mailbox.life() != *life) {
+        return Err(format!("world {name} ended while the version was tried out in it"));
+    }
+    let held: Vec<String> = held.into_iter().map(|(name, ..)| name).collect();
     let wanted = |(name, _): &(String, Arc<Mailbox>)| named.is_none_or(|named| named.contains(name)) && !held.contains(name);
     let worlds: Vec<_> = reload::worlds_of(services, script).0.into_iter().filter(wanted).collect();
     // Before they begin: whatever becomes of us, they must be told how it ended.
     member.with_holding(|all| {
         let holding = Holding { loaded: loaded.clone(), worlds: Vec::new(), since: Instant::now() };
-        all.entry(reload).or_insert(holding).worlds.extend(worlds.iter().cloned());
+        let with_life = |(name, mailbox): &(String, Arc<Mailbox>)| (name.clone(), Arc::clone(mailbox), mailbox.life());
+        all.entry(reload).or_insert(holding).worlds.extend(worlds.iter().map(with_life));
     });
-    reload::swap(services, &worlds, &reload::order(script, &loaded)).await?;
-    Ok(worlds.len())
+    let swapped = reload::swap(services, &worlds, &reload::order(script, &loaded)).await?;
+    Ok((worlds.len(), swapped.unwrap_or(begun.elapsed()).as_millis() as u64))
 }
 
 /// One node's part: keep the version, or go back. Gives how many worlds were told.
@@ -87,10 +136,13 @@ pub(crate) async fn end(
 ) -> Result<usize, String> {
     let holding = member.with_holding(|all| all.remove(&reload));
     let worlds = holding.as_ref().map(|holding| holding.worlds.clone()).unwrap_or_default();
+    // One that has ended since has read the old version, and reads again.
+    let lives = worlds.iter().filter(|(_, mailbox, life)| mailbox.life() == *life);
+    let worlds: Vec<_> = lives.map(|(name, mailbox, _)| (name.clone(), Arc::clone(mailbox))).collect();
     if rollback.is_none() {
         let loaded = match holding {
             Some(Holding { loaded, .. }) => loaded,
-            None => load(services, script, version).await?,
+            None => load(member, services, script, version).await?,
         };
         services.registry.serve(script, loaded);
     }
@@ -104,6 +156,19 @@ pub(crate) async fn end(
 
 /// Bring a loaded version into the worlds of all nodes. `canary`: so many worlds first, the others when these are well.
 pub(crate) async fn run(
+    member: &Arc<Member>,
+    services: &Arc<Services>,
+    script: ScriptId,
+    loaded: &LoadedScript,
+    canary: Option<usize>,
+) -> Published {
+    member.coordinating.store(true, Ordering::Release);
+    let outcome = coordinate(member, services, script, loaded, canary).await;
+    member.coordinating.store(false, Ordering::Release);
+    outcome
+}
+
+async fn coordinate(
     member: &Arc<Member>,
     services: &Arc<Services>,
     script: ScriptId,
@@ -130,25 +195,33 @@ pub(crate) async fn run(
             let chosen = canaries(services, member, script, count);
             tell(format!("version {version} is tried out in {}", chosen.join(", ")));
             let ask = Ask::Activate { reload: id, script, version, worlds: Some(chosen) };
-            worlds += all(member, &members, &ask, ACTIVATE_TIME).await?;
+            worlds += all(member, &members, &ask, ACTIVATE_TIME).await?.0;
         }
-        worlds += all(member, &members, &Ask::Activate { reload: id, script, version, worlds: None }, ACTIVATE_TIME).await?;
-        let swapped = begun.elapsed();
+        let before = begun.elapsed().as_millis() as u64;
+        let ask = Ask::Activate { reload: id, script, version, worlds: None };
+        let (more, swap_ms) = all(member, &members, &ask, ACTIVATE_TIME).await?;
+        worlds += more;
+        let swapped = before + swap_ms;
         advance(member, services, id, phase, ReloadPhase::Committed, "").await?;
         Ok::<_, String>((worlds, swapped))
     };
-    match outcome.await {
-        Ok((worlds, swapped)) => {
+    let outcome = outcome.await;
+    let settled = match &outcome {
+        Ok(_) => Some(ReloadPhase::Committed),
+        Err(reason) => settle(member, services, id, reason).await,
+    };
+    match (outcome, settled) {
+        (outcome, Some(ReloadPhase::Committed)) => {
             // Who does not hear it reads it.
-            let _ = all(member, &members, &Ask::End { reload: id, script, version, rollback: None }, END_TIME).await;
+            let ended = all(member, &members, &Ask::End { reload: id, script, version, rollback: None }, END_TIME).await;
+            let (worlds, swap_ms) = outcome.unwrap_or((ended.unwrap_or_default().0, begun.elapsed().as_millis() as u64));
             tell(format!("version {version} serves in {worlds} worlds on {} nodes", members.len()));
-            Ok(ReloadReport { script, from, to: version, worlds, swap_ms: swapped.as_millis() as u64 })
+            Ok(ReloadReport { script, from, to: version, worlds, swap_ms })
         }
-        Err(reason) => {
-            let aborted = advance(member, services, id, phase, ReloadPhase::Aborted, &reason).await;
-            if let Err(error) = aborted {
-                tracing::warn!(%error, "a reload that failed is not written down as such: whoever looks next does it");
-            }
+        // Nobody is told anything: what is written decides, when it can be read.
+        (_, None) => Err(RegistryError::InDoubt { script, version }),
+        (outcome, Some(_)) => {
+            let reason = outcome.err().unwrap_or_default();
             let ask = Ask::End { reload: id, script, version, rollback: Some(reason.clone()) };
             let _ = all(member, &members, &ask, END_TIME).await;
             tell(format!("version {version} rolled back: {reason}"));
@@ -183,19 +256,22 @@ fn canaries(services: &Services, member: &Member, script: ScriptId, count: usize
 }
 
 /// Ask all nodes at once. The first that refuses or is not heard decides, unless it died meanwhile: its worlds are read by others.
-async fn all(member: &Arc<Member>, members: &[NodeRow], ask: &Ask, time: Duration) -> Result<usize, String> {
+async fn all(member: &Arc<Member>, members: &[NodeRow], ask: &Ask, time: Duration) -> Result<(usize, u64), String> {
     let mut answers = Vec::new();
-    for (i, row) in members.iter().enumerate() {
+    for row in members {
+        let mine = member.is_me(row);
         let (member, ask, name, id) = (Arc::clone(member), ask.clone(), row.info.name.clone(), row.id.clone());
         answers.push(tokio::spawn(async move {
-            // The first is this node.
-            if i == 0 { Ok(member.answer(ask).await) } else { ask_living(&member, &name, &id, ask, time).await }
+            if mine { Ok(member.answer(ask).await) } else { ask_living(&member, &name, &id, ask, time).await }
         }));
     }
-    let (mut worlds, mut failed) = (0, None);
+    let (mut worlds, mut swap_ms, mut failed) = (0, 0, None);
     for (row, answer) in members.iter().zip(answers) {
         match answer.await.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(Answer::Done { worlds: done }) => worlds += done as usize,
+            Ok(Answer::Done { worlds: done, swap_ms: took }) => {
+                worlds += done as usize;
+                swap_ms = swap_ms.max(took);
+            }
             Ok(Answer::Refused(reason)) => {
                 failed.get_or_insert(format!("node {}: {reason}", row.info.name));
             }
@@ -208,7 +284,7 @@ async fn all(member: &Arc<Member>, members: &[NodeRow], ask: &Ask, time: Duratio
             }
         }
     }
-    failed.map_or(Ok(worlds), Err)
+    failed.map_or(Ok((worlds, swap_ms)), Err)
 }
 
 /// Who is dead answers no more: that is not waited for.
@@ -274,12 +350,38 @@ async fn advance(
     }
 }
 
+/// How a reload ends that could not go on: aborted, unless its last step was taken after all. `None`: the directory does not say.
+async fn settle(member: &Arc<Member>, services: &Services, id: u64, reason: &str) -> Option<ReloadPhase> {
+    let deadline = Instant::now() + SETTLE_TIME;
+    while Instant::now() < deadline {
+        let directory = Arc::clone(member.directory());
+        match on_store(services, move || directory.reload(id)).await {
+            Ok(None) => return Some(ReloadPhase::Aborted),
+            Ok(Some(row)) if matches!(row.phase, ReloadPhase::Committed | ReloadPhase::Aborted) => return Some(row.phase),
+            Ok(Some(row)) => {
+                let (directory, text) = (Arc::clone(member.directory()), reason.to_owned());
+                if let Ok(true) =
+                    on_store(services, move || directory.advance_reload(id, row.phase, ReloadPhase::Aborted, &text)).await
+                {
+                    return Some(ReloadPhase::Aborted);
+                }
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(DOUBT).await;
+    }
+    None
+}
+
 /// Reloads that this node has a part in and has not heard the end of; and those whose coordinator is gone. May wait for the store.
 pub(crate) fn finish_orphans(member: &Arc<Member>, services: &Arc<Services>) {
     let directory = member.directory();
     for row in directory.open_reloads().unwrap_or_default() {
-        if member.is_dead(&row.coordinator) {
-            let reason = format!("its coordinator, node {}, is gone", row.coordinator);
+        // One of this node's own that it knows nothing of: it did not learn that it had begun, or gave up on it.
+        let mine = member.my_id().as_ref() == Some(&row.coordinator);
+        let given_up = mine && !member.coordinating.load(Ordering::Acquire);
+        if given_up || (!mine && member.is_dead(&row.coordinator)) {
+            let reason = format!("its coordinator, node {}, does not go on with it", row.coordinator);
             let _ = directory.advance_reload(row.id, row.phase, ReloadPhase::Aborted, &reason);
         }
     }
@@ -310,9 +412,13 @@ pub(crate) fn follow_active(member: &Arc<Member>, services: &Arc<Services>) -> R
         let busy = open.iter().any(|row| row.script == script);
         let held = member.with_holding(|all| all.values().any(|holding| holding.loaded.manifest.name == script));
         if !serves && !busy && !held {
-            let loaded = services.registry.find(script, version)?;
-            services.registry.serve(script, loaded);
-            reload::catch_up(services, script, version, &[]);
+            match services.control.block_on(load(member, services, script, version)) {
+                Ok(loaded) => {
+                    services.registry.serve(script, loaded);
+                    reload::catch_up(services, script, version, &[]);
+                }
+                Err(error) => tracing::warn!(%script, %version, error, "a new version could not be loaded, it is tried again"),
+            }
         }
     }
     Ok(())

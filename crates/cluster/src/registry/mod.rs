@@ -84,6 +84,17 @@ pub enum RegistryError {
         /// The version that serves.
         version: Version,
     },
+    /// It is not known how a reload ended: the directory does not answer.
+    #[error(
+        "it is not known whether {script} version {version} serves, since the directory does not answer: every node does what is written \
+         there when it answers again; see `aether versions`"
+    )]
+    InDoubt {
+        /// The script.
+        script: ScriptId,
+        /// The version.
+        version: Version,
+    },
     /// Another reload of the script is going on.
     #[error("a reload of {0} is going on: wait for its end")]
     Busy(ScriptId),
@@ -352,6 +363,26 @@ impl Registry {
         Ok(LoadedScript { manifest: Arc::new(manifest), version, module })
     }
 
+    /// The source and the memory of a version, if its native code is not here.
+    pub fn lacks(&self, script: ScriptId, version: Version) -> Result<Option<(Digest, u64)>, RegistryError> {
+        let rows = self.store.versions()?;
+        let row = rows.iter().find(|row| row.script == script && row.version == version);
+        let row = row.ok_or(RegistryError::Unknown { script, version })?;
+        let manifest = ScriptManifest::parse_with(&row.manifest, self.server.default_fuel, self.server.default_memory_mb)?;
+        let memory_mb = manifest.limits.memory_mb;
+        Ok((!self.runtime.has_artifact(row.source, memory_mb)).then_some((row.source, memory_mb)))
+    }
+
+    /// Native code for another node of the cluster.
+    pub fn export(&self, source: Digest, memory_mb: u64) -> Option<Vec<u8>> {
+        self.runtime.export_artifact(source, memory_mb)
+    }
+
+    /// Native code from another node of the cluster.
+    pub fn import(&self, source: Digest, memory_mb: u64, bytes: &[u8]) -> Result<(), RegistryError> {
+        Ok(self.runtime.import_artifact(source, memory_mb, bytes)?)
+    }
+
     /// A version by its number.
     pub fn find(&self, script: ScriptId, version: Version) -> Result<LoadedScript, RegistryError> {
         let rows = self.store.versions()?;
@@ -372,6 +403,21 @@ impl Registry {
         self.store.set_active(script, loaded.version)?;
         self.active.insert(script, loaded);
         Ok(())
+    }
+
+    /// What the store says that is active now, of a script that this node may know in an older version.
+    pub fn refresh(&self, known: LoadedScript) -> Result<LoadedScript, NodeError> {
+        let script = known.manifest.name;
+        let active = self.store.active()?.into_iter().find(|(id, _)| *id == script).map(|(_, version)| version);
+        match active.filter(|version| *version != known.version) {
+            Some(version) => {
+                let failed = |source| NodeError::Script { path: PathBuf::from(script.as_str()), source: Arc::new(source) };
+                let loaded = self.find(script, version).map_err(failed)?;
+                self.serve(script, loaded.clone());
+                Ok(loaded)
+            }
+            None => Ok(known),
+        }
     }
 
     /// The directory says that it is active: worlds of this node that start run it.

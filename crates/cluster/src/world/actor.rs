@@ -129,7 +129,8 @@ impl Actor for WorldActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             WorldMessage::Loaded(loaded) => {
-                let start::Read { mut world, claim, messages, versions } = loaded.map_err(|error| end_of_start(&error))?;
+                let start::Read { mut world, claim, messages, versions } =
+                    loaded.map_err(|error| end_of_start(&error, state.arguments.services.member().is_some()))?;
                 let orders = world.take_wanted();
                 state.starting = Some(Starting { world, claim, messages, versions, missing: orders.len() });
                 for order in orders {
@@ -206,8 +207,11 @@ impl Actor for WorldActor {
                 });
             }
             WorldMessage::Frozen(world, reply) => {
-                state.frozen = Some(world);
-                let _ = reply.send(true);
+                // If who asked has given up, it goes on.
+                match reply.send(true) {
+                    Ok(()) => state.frozen = Some(world),
+                    Err(_) => state.arguments.services.ticker.add(world),
+                }
             }
             WorldMessage::Settle(reply) => {
                 if let Some(world) = &mut state.frozen {
@@ -237,6 +241,13 @@ impl Actor for WorldActor {
                         world.settle(state.arguments.services.ticker.now_ns());
                         tokio::task::spawn_blocking(move || drop(world));
                         saved.map(|_| ())
+                    }
+                    // It is well but for its checkpoint: it ticks on here.
+                    Ok((mut world, Err(error))) if world.failure().is_none() => {
+                        world.stay_awake(state.arguments.services.ticker.now_ns(), &error);
+                        state.arguments.services.ticker.add(world);
+                        let _ = reply.send(Err(error));
+                        return Ok(());
                     }
                     Ok((_, Err(error))) => Err(error),
                     Err(panic) => Err(format!("panic: {panic}")),
@@ -293,10 +304,18 @@ impl Actor for WorldActor {
 impl WorldActorState {
     fn read(&self, myself: &ActorRef<WorldMessage>, from: From) {
         let (services, plan, actor) = (Arc::clone(&self.arguments.services), self.arguments.plan.clone(), myself.clone());
+        let (mailbox, life) = (Arc::clone(&self.arguments.mailbox), self.life);
         self.arguments.mailbox.set_state(WorldState::Starting);
         tokio::spawn(async move {
             let inner = Arc::clone(&services);
-            let loaded = services.blocking(move || start::load(&inner, &plan, &from)).await;
+            let load = move || {
+                // It may have waited for long: nobody must claim for a life that is over.
+                if !mailbox.is_life(life) {
+                    return Err(StoreError::Closed.into());
+                }
+                start::load(&inner, &plan, &from)
+            };
+            let loaded = services.blocking(load).await;
             let loaded = loaded.unwrap_or_else(|panic| Err(NodeError::Panic(panic)));
             let _ = actor.cast(WorldMessage::Loaded(Box::new(loaded)));
         });
@@ -413,11 +432,12 @@ fn save_to_sleep(myself: &ActorRef<WorldMessage>, mut world: Box<HostedWorld>) {
     });
 }
 
-fn end_of_start(error: &NodeError) -> End {
+/// In a cluster a store that does not answer is nothing that a world did: it is started again, here or elsewhere, when the directory answers.
+fn end_of_start(error: &NodeError, in_cluster: bool) -> End {
+    use StoreError::{Busy, Closed, Database, DeclaredDead, Fenced, Owned};
     match error {
-        NodeError::Store(error @ (StoreError::Fenced { .. } | StoreError::Owned { .. } | StoreError::DeclaredDead(_))) => {
-            End::Fenced(error.to_string())
-        }
+        NodeError::Store(error @ (Fenced { .. } | Owned { .. } | DeclaredDead(_))) => End::Fenced(error.to_string()),
+        NodeError::Store(error @ (Database { .. } | Busy { .. } | Closed)) if in_cluster => End::Fenced(error.to_string()),
         error => End::NotStarted(error.to_string()),
     }
 }

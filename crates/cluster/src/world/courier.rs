@@ -85,8 +85,6 @@ struct Pair {
     /// How far we are, for the sender: after which commit, and what. Then what has come since.
     tell: Option<(u64, u64)>,
     tell_next: Option<(u64, u64)>,
-    /// Since when its next message has been refused.
-    refused_ns: Option<u64>,
     blocked: bool,
 }
 
@@ -109,6 +107,8 @@ pub(crate) struct Courier {
     last_delivery: u64,
     changed: BTreeSet<WorldId>,
     writes: MessageWrites,
+    /// Scripts with a full inbox, since when. No more than a world has scripts.
+    refused: HashMap<String, u64>,
     /// Whose scripts' calls are to be refused, or not any more.
     blocks: Vec<(WorldId, bool)>,
 }
@@ -137,6 +137,13 @@ impl Courier {
             pair.kept.push_back(Kept { number: *number, seq, data: Arc::from(data.as_slice()) });
             busy.insert(peer.clone());
         }
+        let mut blocks = Vec::new();
+        for (peer, pair) in &mut pairs {
+            if pair.kept.len() >= KEPT_MAX {
+                pair.blocked = true;
+                blocks.push((peer.clone(), true));
+            }
+        }
         Courier {
             me,
             pairs,
@@ -145,7 +152,8 @@ impl Courier {
             last_delivery: 0,
             changed: BTreeSet::new(),
             writes: MessageWrites::default(),
-            blocks: Vec::new(),
+            refused: HashMap::new(),
+            blocks,
         }
     }
 
@@ -167,8 +175,9 @@ impl Courier {
     /// A message came: whether it is the next one, to be delivered now. What is older is told to be here; what is newer comes again.
     pub fn arrived(&mut self, from: &WorldId, number: u64, first: u64) -> bool {
         let pair = self.pairs.entry(from.clone()).or_default();
-        // A sender whose replies nobody fetches gets no more of them.
-        if pair.kept.len() >= 2 * KEPT_MAX {
+        // A sender that does not take what is sent to it gets nothing taken either: it could make us keep replies without end. One of two
+        // worlds at most does so, or both would wait for ever.
+        if pair.kept.len() >= 2 * KEPT_MAX && self.me > *from {
             return false;
         }
         if first > pair.taken + 1 {
@@ -192,7 +201,6 @@ impl Courier {
     pub fn took(&mut self, from: &WorldId, data: Arc<[u8]>, queued: bool, seq: u64) {
         let pair = self.pairs.entry(from.clone()).or_default();
         pair.taken += 1;
-        pair.refused_ns = None;
         let news = Some((seq, pair.taken));
         if pair.tell.is_none_or(|(before, _)| before == seq) {
             pair.tell = news
@@ -218,10 +226,18 @@ impl Courier {
         }
     }
 
-    /// The script of the message that [`arrived`](Courier::arrived) has a full inbox. `true`: for too long, it is to be dropped.
-    pub fn refused(&mut self, from: &WorldId, now_ns: u64) -> bool {
-        let Some(pair) = self.pairs.get_mut(from) else { return false };
-        now_ns.saturating_sub(*pair.refused_ns.get_or_insert(now_ns)) > REFUSED_NS
+    /// The script of the message that [`arrived`](Courier::arrived) has a full inbox. `true`: for so long that the message is to be
+    /// dropped, and with it all that come after it until the script takes one again.
+    pub fn refused(&mut self, script: &str, now_ns: u64) -> bool {
+        let since_ns = *self.refused.entry(script.to_owned()).or_insert(now_ns);
+        now_ns.saturating_sub(since_ns) > REFUSED_NS
+    }
+
+    /// A script has taken a message.
+    pub fn accepted(&mut self, script: &str) {
+        if !self.refused.is_empty() {
+            self.refused.remove(script);
+        }
     }
 
     /// Scripts have done with these deliveries.

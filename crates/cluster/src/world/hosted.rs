@@ -15,12 +15,14 @@ use crate::world::pacer::Pacer;
 use aether_scripting::ApiError;
 use aether_scripting::instance::thread_cpu_ns;
 use aether_scripting::output::{InboundCall, OutboundCall, StorageWrite, WorldOutput};
-use aether_store::{Batch, Claim, KvWrite, Messages, StoreError};
+use aether_store::{Batch, Claim, KvWrite, Messages, StoreError, StoredMessage};
 use aether_types::WorldId;
 use aether_world_runtime::{End, OverloadAction, ReloadPhase, TickReport, World};
 use hdrhistogram::Histogram;
 use ractor::ActorRef;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 /// Entities that somebody who looks at a world is shown.
@@ -68,6 +70,8 @@ pub(crate) struct HostedWorld {
     durable: Arc<Durable>,
     gate: OutputGate,
     courier: Courier,
+    /// Messages of the store's inbox whose scripts have no room for them yet: they go before all that comes in.
+    waiting: VecDeque<StoredMessage>,
     /// The world's clock less the ticker's, which may be ahead of it: its time goes on where it was.
     clock_base_ns: u64,
     checkpoint_ns: u64,
@@ -112,6 +116,7 @@ impl HostedWorld {
             claim,
             gate: OutputGate::new(Arc::clone(&durable)),
             durable,
+            waiting: messages.inbox.iter().cloned().collect(),
             checkpoint_ns: pace.checkpoint_ns,
             hibernate_ns: pace.hibernate_ns,
             busy_ns: now_ns,
@@ -120,10 +125,7 @@ impl HostedWorld {
             ticks: Histogram::new_with_bounds(1, 1_000_000_000, 2).expect("these bounds are valid"),
             totals: Totals::default(),
         };
-        for message in &messages.inbox {
-            let queued = hosted.deliver(&message.peer, &message.data).unwrap_or(false);
-            hosted.courier.took_again(message, queued);
-        }
+        hosted.deliver_waiting();
         hosted
     }
 
@@ -177,7 +179,7 @@ impl HostedWorld {
             return Round::Continue;
         }
         let came = self.take_inbound(now_ns);
-        if self.hibernate_ns > 0 && (came || !self.world.is_idle() || !self.courier.is_idle()) {
+        if self.hibernate_ns > 0 && (came || !self.world.is_idle() || !self.courier.is_idle() || !self.waiting.is_empty()) {
             self.busy_ns = now_ns;
         }
         if self.hibernate_ns > 0 && now_ns - self.busy_ns.min(now_ns) > self.hibernate_ns {
@@ -296,7 +298,8 @@ impl HostedWorld {
 
     /// Whether anything came in that somebody has to do something about.
     fn take_inbound(&mut self, now_ns: u64) -> bool {
-        let mut any = false;
+        let mut any = !self.waiting.is_empty();
+        self.deliver_waiting();
         for inbound in self.place.mailbox.take() {
             match inbound {
                 Inbound::Call(call) => {
@@ -316,19 +319,36 @@ impl HostedWorld {
     }
 
     fn take_message(&mut self, from: &WorldId, number: u64, first: u64, data: Arc<[u8]>, now_ns: u64) {
-        if !self.courier.arrived(from, number, first) {
+        // It comes again.
+        if !self.waiting.is_empty() || !self.courier.arrived(from, number, first) {
             return;
         }
         let queued = match self.deliver(from, &data) {
             Ok(queued) => queued,
-            // It comes again.
-            Err(ApiError::Full) if !self.courier.refused(from, now_ns) => return,
-            Err(_) => {
+            Err(refused) => {
+                let script = match courier::open(&data) {
+                    Ok(OutboundCall::Call { script, .. }) => script,
+                    // Of which script is not known: the pair has one bound for all.
+                    _ => from.to_string(),
+                };
+                if refused == ApiError::Full && !self.courier.refused(&script, now_ns) {
+                    return;
+                }
                 self.totals.calls_refused += 1;
                 false
             }
         };
         self.courier.took(from, data, queued, self.claim.commit_seq + 1);
+    }
+
+    /// What was taken in an earlier life, in its order, as far as there is room.
+    fn deliver_waiting(&mut self) {
+        while let Some(message) = self.waiting.pop_front() {
+            match self.deliver(&message.peer, &message.data) {
+                Err(ApiError::Full) => return self.waiting.push_front(message),
+                delivered => self.courier.took_again(&message, delivered.unwrap_or(false)),
+            }
+        }
     }
 
     /// Give a message to its script. `false`: nobody waits for it.
@@ -337,7 +357,10 @@ impl HostedWorld {
         let world = Some(from.to_string());
         match courier::open(data).map_err(|_| ApiError::BadArgument)? {
             OutboundCall::Call { script, from, call, method, payload, .. } => {
-                self.world.deliver(InboundCall { world, from, call, script, method, payload, delivery }).map(|()| true)
+                let name = script.clone();
+                self.world.deliver(InboundCall { world, from, call, script, method, payload, delivery })?;
+                self.courier.accepted(&name);
+                Ok(true)
             }
             OutboundCall::Reply { call, payload, .. } => self.world.deliver_reply(call, payload, delivery),
         }
@@ -488,7 +511,9 @@ impl HostedWorld {
             memory_bytes: self.world.memory_bytes(),
             commands: self.totals.commands,
             calls_out: self.totals.calls_out,
-            calls_refused: self.totals.calls_refused + self.place.mailbox.refused.load(std::sync::atomic::Ordering::Relaxed),
+            calls_refused: self.totals.calls_refused,
+            input_refused: self.place.mailbox.input_refused.load(Ordering::Relaxed),
+            parcels_refused: self.place.mailbox.parcels_refused.load(Ordering::Relaxed),
             set_aside: self.world.set_aside().count(),
             reload: self.world.reload_phase().map(|(script, version, phase)| (script, version, phase.clone())),
             generation: self.claim.generation.0,
@@ -547,6 +572,8 @@ impl HostedWorld {
 
     /// A checkpoint of everything, to sleep on; gives a channel that says when it is durable.
     pub fn save_to_sleep(&mut self) -> Result<oneshot::Receiver<Result<u64, String>>, String> {
+        // What was to be tried out is not kept: the next life runs whatever version is active then.
+        self.world.rollback_reload("the world leaves its tick thread".to_owned());
         let checkpoint = self.world.checkpoint(true).map_err(|error| error.to_string())?;
         let output = self.world.take_output();
         let checkpoint = match checkpoint::seal(&checkpoint) {

@@ -1,6 +1,7 @@
 //! What others share with a world: where to put what comes in, and what it last told about itself.
 //!
-//! Data (calls, answers) is bounded and refused when there is too much of it; control never is: whoever asks waits for the answer, so
+//! Data is bounded and refused by class when there is too much of it: players' input first, which nobody sends again, then messages of
+//! other worlds, which come again, last the news that messages have arrived. Control never is: whoever asks waits for the answer, so
 //! there is no more of it than there are askers. A mailbox outlives its world: one that is restarted finds it as it was.
 
 use crate::status::{WorldState, WorldStatus};
@@ -19,7 +20,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{oneshot, watch};
 
-/// Calls from outside that wait for a world's next tick.
+/// What may wait for a world's next tick before players' input is refused, before messages of other worlds are, and in any case.
+const INPUT_MAX: usize = 8_000;
+const MESSAGES_MAX: usize = 9_500;
 const INBOX_MAX: usize = 10_000;
 
 /// Something that comes into a world from outside.
@@ -32,6 +35,15 @@ pub enum Inbound {
 }
 
 impl Inbound {
+    /// How much may wait for it to be taken still.
+    fn inbox_max(&self) -> usize {
+        match self {
+            Inbound::Call(_) => INPUT_MAX,
+            Inbound::Parcel(Parcel::Message { .. }) => MESSAGES_MAX,
+            Inbound::Parcel(Parcel::Taken { .. }) => INBOX_MAX,
+        }
+    }
+
     /// Whether a world that sleeps must do something about it.
     fn wakes(&self) -> bool {
         !matches!(self, Inbound::Parcel(Parcel::Taken { .. }))
@@ -77,7 +89,10 @@ pub(crate) struct Mailbox {
     /// It has ended and has not begun again.
     closed: AtomicBool,
     actor: Mutex<Option<ActorRef<WorldMessage>>>,
-    pub refused: AtomicU64,
+    /// Players' input.
+    pub input_refused: AtomicU64,
+    /// Messages of other worlds and news about them: they come again.
+    pub parcels_refused: AtomicU64,
     status: watch::Sender<Arc<WorldStatus>>,
 }
 
@@ -92,7 +107,8 @@ impl Mailbox {
             asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             actor: Mutex::default(),
-            refused: AtomicU64::new(0),
+            input_refused: AtomicU64::new(0),
+            parcels_refused: AtomicU64::new(0),
             status: watch::Sender::new(Arc::new(status)),
         })
     }
@@ -104,10 +120,15 @@ impl Mailbox {
     /// `false`: the inbox is full. Wakes a world that sleeps.
     pub fn push(&self, inbound: Inbound) -> bool {
         let wakes = inbound.wakes();
+        // They come again, when it has begun again.
+        if matches!(inbound, Inbound::Parcel(_)) && self.closed.load(Ordering::Acquire) {
+            return false;
+        }
         {
             let mut inbox = self.inbox();
-            if inbox.len() >= INBOX_MAX {
-                self.refused.fetch_add(1, Ordering::Relaxed);
+            if inbox.len() >= inbound.inbox_max() {
+                let refused = if matches!(inbound, Inbound::Call(_)) { &self.input_refused } else { &self.parcels_refused };
+                refused.fetch_add(1, Ordering::Relaxed);
                 return false;
             }
             inbox.push_back(inbound);
@@ -205,5 +226,43 @@ impl Mailbox {
 
     pub fn set_state(&self, state: WorldState) {
         self.status.send_modify(|status| Arc::make_mut(status).state = state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aether_types::WorldId;
+
+    #[test]
+    fn a_full_inbox_refuses_players_first_then_messages_then_what_says_that_messages_have_arrived() {
+        let mailbox = Mailbox::new("town");
+        let world = |name| WorldId::new(name).unwrap();
+        let input = || {
+            let call = InboundCall {
+                world: None,
+                from: 1,
+                call: 0,
+                script: "door".into(),
+                method: "open".into(),
+                payload: Vec::new(),
+                delivery: 0,
+            };
+            Inbound::Call(call)
+        };
+        let message = || {
+            Inbound::Parcel(Parcel::Message { from: world("inn"), to: world("town"), number: 1, first: 1, data: Arc::from([]) })
+        };
+        let taken = || Inbound::Parcel(Parcel::Taken { from: world("inn"), to: world("town"), number: 1 });
+        while mailbox.push(input()) {}
+        assert_eq!(mailbox.inbox().len(), INPUT_MAX);
+        while mailbox.push(message()) {}
+        assert_eq!((mailbox.inbox().len(), mailbox.push(input())), (MESSAGES_MAX, false));
+        while mailbox.push(taken()) {}
+        assert_eq!((mailbox.inbox().len(), mailbox.push(message()), mailbox.push(input())), (INBOX_MAX, false, false));
+        let refused = [&mailbox.input_refused, &mailbox.parcels_refused].map(|refused| refused.load(Ordering::Relaxed));
+        assert_eq!(refused, [3, 3]);
+        assert_eq!(mailbox.take().len(), INBOX_MAX);
+        assert!(mailbox.push(input()));
     }
 }

@@ -141,7 +141,14 @@ fn add_scripts(
         }
         Err(error) => return Err(error),
     };
-    for name in script.names() {
+    // A checkpoint of a newer version than this node knows: it has not heard yet that it serves.
+    let names = script.names();
+    let saved = checkpoint.iter().flat_map(|checkpoint| &checkpoint.scripts).filter(|saved| names.contains(&saved.name));
+    let loaded = match saved.map(|saved| saved.version).max() {
+        Some(newest) if newest > loaded.version => services.registry.refresh(loaded)?,
+        _ => loaded,
+    };
+    for name in names {
         let [x, y, z] = script.position;
         let directory = services.data_dir.join("files").join(&plan.name).join(&name);
         let parts = ScriptParts {

@@ -41,8 +41,8 @@ impl Directory for PostgresStore {
 
     fn renew(&self, me: &NodeId, lease: Duration) -> Result<(), StoreError> {
         let lease_ms = milliseconds(lease);
-        // An answer after that is of little use: the caller has a deadline of its own, and others wait their lease from now.
-        let deadline = Instant::now() + lease / 2;
+        // A connection that has died in silence must leave time for another one before the lease is over.
+        let deadline = Instant::now() + lease / 5;
         let renew = "UPDATE node SET lease_until = now() + CAST($2 AS BIGINT) * INTERVAL '1 millisecond' \
             WHERE node_id = $1 AND state <> 'dead' RETURNING 1";
         self.blocking(async {

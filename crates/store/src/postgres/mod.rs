@@ -82,6 +82,19 @@ impl std::fmt::Debug for PostgresStore {
     }
 }
 
+/// A database server, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examination {
+    /// What it says that it is.
+    pub version: String,
+    /// A question and its answer.
+    pub round_trip: Duration,
+    /// By how much this machine's clock is ahead of the server's, milliseconds. Nothing depends on it, but who reads both logs does.
+    pub clock_ahead_ms: i64,
+    /// What may lose acknowledged writes; `true`: a mistake.
+    pub findings: Vec<(String, bool)>,
+}
+
 impl PostgresStore {
     /// Connect, and make the tables that are missing. What may stand in a URL is said in `url.rs`: `postgres://USER:PASSWORD@HOST/DATABASE`
     /// with `sslmode=verify-full` unless the database is on this machine. Waits up to half a minute for a server that is just starting.
@@ -115,6 +128,27 @@ impl PostgresStore {
         store.blocking(schema::prepare(&store.connector))?;
         store.call(Twice::Harmless, async |session| schema::check_durability(&store.connector, session).await)?;
         Ok(store)
+    }
+
+    /// What an operator should know of this server before nodes use it.
+    pub fn examine(&self) -> Result<Examination, StoreError> {
+        let begun = Instant::now();
+        self.call(Twice::Harmless, async |session| session.rows("SELECT 1", &[]).await)?;
+        let round_trip = begun.elapsed();
+        let (version, server_ms, findings) = self.call(Twice::Harmless, async |session| {
+            let sql = "SELECT version(), CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT)";
+            let row = session.rows(sql, &[]).await?.pop().ok_or_else(|| Fault::sql("no row"))?;
+            Ok((row.get::<_, String>(0), row.get::<_, i64>(1), schema::durability(session).await?))
+        })?;
+        let here_ms =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64);
+        let finding = |(setting, meaning): (&str, &str)| (format!("{setting}: {meaning}"), setting != schema::NO_STANDBY);
+        Ok(Examination {
+            version,
+            round_trip,
+            clock_ahead_ms: here_ms - server_ms,
+            findings: findings.into_iter().map(finding).collect(),
+        })
     }
 
     fn blocking<R>(&self, future: impl Future<Output = Result<R, StoreError>>) -> Result<R, StoreError> {

@@ -101,32 +101,47 @@ async fn step(connector: &Connector, session: &Session) -> Result<bool, Fault> {
     Ok(next == known)
 }
 
-/// Warn if this server may lose what it has acknowledged.
-pub(super) async fn check_durability(connector: &Connector, session: &Session) -> Result<(), Fault> {
+/// What makes this server lose what it has acknowledged: the setting, and what it means. The last one is a matter of how much one can
+/// afford, the others are mistakes.
+pub(super) async fn durability(session: &Session) -> Result<Vec<(&'static str, &'static str)>, Fault> {
     let rows = session
         .rows(
             "SELECT name, setting FROM pg_settings \
-             WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'synchronous_standby_names')",
+             WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'synchronous_standby_names') ORDER BY name",
             &[],
         )
         .await?;
-    let database = connector.place().display();
+    let mut found = Vec::new();
     for row in rows {
         let (name, setting): (String, Option<String>) = (row.get(0), row.get(1));
-        match (name.as_str(), setting.as_deref().unwrap_or_default()) {
+        found.extend(match (name.as_str(), setting.as_deref().unwrap_or_default()) {
             ("fsync", "off") => {
-                tracing::warn!(%database, "fsync is off: a power failure or a crash of its machine can destroy the whole database");
+                Some(("fsync is off", "a power failure or a crash of its machine can destroy the whole database"))
             }
             ("synchronous_commit", "off") => {
-                tracing::warn!(%database, "synchronous_commit is off: a crash of the server loses what it acknowledged in its last moments");
+                Some(("synchronous_commit is off", "a crash of the server loses what it acknowledged in its last moments"))
             }
             ("full_page_writes", "off") => {
-                tracing::warn!(%database, "full_page_writes is off: a power failure can leave half-written pages that recovery does not mend");
+                Some(("full_page_writes is off", "a power failure can leave half-written pages that recovery does not mend"))
             }
-            ("synchronous_standby_names", "") => {
-                tracing::info!(%database, "no synchronous standby: what was acknowledged is lost with the server's disk");
-            }
-            _ => {}
+            ("synchronous_standby_names", "") => Some((NO_STANDBY, "what was acknowledged is lost with the server's disk")),
+            _ => None,
+        });
+    }
+    Ok(found)
+}
+
+/// Not a mistake: see [`durability`].
+pub(super) const NO_STANDBY: &str = "no synchronous standby";
+
+/// Warn if this server may lose what it has acknowledged.
+pub(super) async fn check_durability(connector: &Connector, session: &Session) -> Result<(), Fault> {
+    let database = connector.place().display();
+    for (setting, meaning) in durability(session).await? {
+        if setting == NO_STANDBY {
+            tracing::info!(%database, "{setting}: {meaning}");
+        } else {
+            tracing::warn!(%database, "{setting}: {meaning}");
         }
     }
     Ok(())

@@ -131,7 +131,10 @@ impl Connector {
         // Of several hosts, the one that is no standby.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite).application_name("aether");
         if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_MAX);
+            // All hosts of the URL in a part of the time that a statement has: the first may be the one that is gone.
+            let hosts = u32::try_from(config.get_hosts().len().max(1)).unwrap_or(u32::MAX);
+            let connect = statement_timeout / 4 / hosts;
+            config.connect_timeout(connect.clamp(Duration::from_millis(100), CONNECT_MAX));
         }
         // A peer that vanished without a word is noticed in the time that a statement may take.
         config.keepalives_idle(Duration::from_secs(5)).keepalives_interval(Duration::from_secs(2)).keepalives_retries(3);

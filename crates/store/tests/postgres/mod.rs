@@ -155,7 +155,7 @@ impl Drop for Server {
 }
 
 /// The directory of `initdb` and `postgres`. Installs them if they are missing and that can be done here.
-fn programs() -> PathBuf {
+pub fn programs() -> PathBuf {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND
         .get_or_init(|| {

@@ -5,16 +5,25 @@
 //! do, [`reload`] publishes, [`chaos`] does everything at random. Needs PostgreSQL (`tests/install-postgres.sh`) and its `psql`.
 //! Not here: one node and its store (`survive.rs`), the store by itself (`crates/store/tests`).
 
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
 mod chaos;
 mod checker;
 mod checker_tests;
 mod database;
 mod faults;
+mod figures;
 mod judge;
 mod load;
 mod operate;
+#[path = "../../crates/store/tests/postgres/mod.rs"]
+mod postgres;
+#[path = "../program.rs"]
+mod program;
 mod proxy;
 mod proxy_tests;
+#[path = "../records.rs"]
+mod records;
 mod reload;
 mod rig;
 mod watch;
