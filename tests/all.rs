@@ -20,3 +20,4 @@ mod supervision;
 mod support;
 mod survive;
 mod town;
+mod web;

@@ -1,21 +1,45 @@
-//! What people and tools ask of a running node: JSON over HTTP, on a Unix socket in the node's data directory.
+//! What people and tools ask of a running node: JSON over HTTP, on a Unix socket in the node's data directory and at an address; and the
+//! dashboard.
 //!
-//! Whoever may open the socket may do everything: it belongs to the node's user alone, so there is no password. Start with [`serve`]
-//! and [`Client`]; [`Request`] is the list of what can be asked, the same for both. Errors are problem documents (RFC 9457).
-//! Not here: an address for other machines, roles, the dashboard.
+//! Whoever may open the socket may do everything: it belongs to the node's user alone, so there is no password. At the address everybody
+//! needs a bearer token ([`TokenFile`]) whose role allows what is asked ([`access`]); before the first token is made, a node that says
+//! so lets in who is on its machine. Start with [`serve`], [`serve_http`] and [`Client`]; [`Request`] is the list of what commands ask.
+//! Errors are problem documents (RFC 9457). Not here: what nodes and worlds do (`aether-cluster`).
 
+pub mod access;
+mod api;
+mod audit;
 mod client;
-mod cluster;
+mod clock;
+mod dashboard;
+mod gate;
+mod http;
+mod hub;
+pub mod metrics;
 mod problem;
+mod pulse;
 mod server;
+pub mod shapes;
+mod summary;
+mod tls;
+mod token;
 
+pub use access::Role;
+pub use audit::audit_path;
 pub use client::{Client, ClientError};
+pub use clock::rfc3339;
+pub use http::{HttpOptions, HttpServer, serve_http};
 pub use problem::Problem;
 pub use server::{ServeError, Server, serve};
+pub use token::{Token, TokenError, TokenFile, tokens_path};
 
 use aether_scripting::{ScriptId, Version};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use utoipa::ToSchema;
+
+/// What is said of this build.
+pub(crate) const BUILD: &str = env!("CARGO_PKG_VERSION");
 
 /// The socket of a node with this data directory, in a folder that only its user may enter. The kernel allows 107 bytes.
 pub fn socket_path(data_dir: &Path) -> PathBuf {
@@ -23,7 +47,7 @@ pub fn socket_path(data_dir: &Path) -> PathBuf {
 }
 
 /// A script's code and manifest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PublishBody {
     /// The text of `script.toml`.
@@ -33,23 +57,15 @@ pub struct PublishBody {
 }
 
 /// What a checkpoint is called.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointBody {
     /// Its name; one without goes when newer ones come.
     pub name: Option<String>,
 }
 
-/// Where to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MoveBody {
-    /// The node's name.
-    pub node: String,
-}
-
 /// Which checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreBody {
     /// Its name or its commit's number.
@@ -57,19 +73,28 @@ pub struct RestoreBody {
 }
 
 /// Which version.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RollbackBody {
     /// Its number; the one before the active one if it says nothing.
+    #[schema(value_type = Option<u32>)]
     pub version: Option<Version>,
 }
 
 /// Whether to keep a version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PinBody {
     /// Keep it.
     pub pinned: bool,
+}
+
+/// Where a world is to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveBody {
+    /// The node.
+    pub node: String,
 }
 
 /// What can be asked, as method and path.
@@ -90,7 +115,7 @@ pub enum Request {
     Cluster,
     /// What placement would move now.
     PlacementPlan,
-    /// Move a world to a node.
+    /// Move a world to a node; with a [`MoveBody`].
     Move(String),
     /// Let placement move a world again.
     Unpin(String),
@@ -126,6 +151,15 @@ pub enum Request {
     Restore(String),
     /// Messages that ended their script twice.
     SetAside(String),
+    /// Events after a number, with other filters as a query has them (`world=town-1&level=1`).
+    Events {
+        /// The number.
+        since: u64,
+        /// More of the query; may be empty.
+        filters: String,
+    },
+    /// Whether every world that should tick does. Its answer is an error's if one does not.
+    Ready,
 }
 
 impl Request {
@@ -153,6 +187,8 @@ impl Request {
             Request::Checkpoint(world) => ("POST", format!("/v1/worlds/{world}/checkpoints")),
             Request::Restore(world) => ("POST", format!("/v1/worlds/{world}/restore")),
             Request::SetAside(world) => ("GET", format!("/v1/worlds/{world}/set-aside")),
+            Request::Events { since, filters } => ("GET", format!("/v1/events?since={since}&{filters}")),
+            Request::Ready => ("GET", "/readyz".into()),
         }
     }
 }

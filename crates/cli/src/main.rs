@@ -8,6 +8,7 @@ mod doctor;
 mod operate;
 mod run;
 mod script;
+mod token;
 mod view;
 
 use aether_scripting::compile::{CompileLimits, Compiler};
@@ -47,6 +48,9 @@ enum Command {
     /// Ask a running node.
     #[command(flatten)]
     Operate(operate::OperateCommand),
+    /// Who may use the admin address of a node: make, list and revoke tokens.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Check a cluster file and say what is wrong with it.
     #[command(after_help = "Example:\n  aether check-config cluster-config/dev.toml")]
     CheckConfig {
@@ -81,6 +85,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Script(command) => script::run(command),
         Command::Operate(command) => operate::run(&command, &cli.node),
+        Command::Token(command) => operate::data_dir(&cli.node).and_then(|dir| token::run(&command, &dir, cli.node.is_json())),
         Command::CheckConfig { file } => config_file::load(&file).map(|config| {
             say(&format!("{} is good: {} worlds, {} scripts", file.display(), worlds(&config), scripts(&config)));
             ExitCode::SUCCESS

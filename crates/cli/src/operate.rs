@@ -26,6 +26,22 @@ pub(crate) struct NodeArgs {
     output: OutputFormat,
 }
 
+impl NodeArgs {
+    pub(crate) fn is_json(&self) -> bool {
+        self.output == OutputFormat::Json
+    }
+}
+
+/// The data directory of the node that these arguments name.
+pub(crate) fn data_dir(node: &NodeArgs) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let mut config = config_file::load(&node.cluster)?;
+    let first = config.cluster.as_ref().and_then(|cluster| Some(cluster.node.first()?.name.clone()));
+    if let Some(name) = node.node.clone().or(first) {
+        config = config.for_member(&name)?;
+    }
+    Ok(config_file::folder(&node.cluster).join(&config.node.data_dir))
+}
+
 /// How an answer is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum OutputFormat {
@@ -154,13 +170,7 @@ pub(crate) enum OperateCommand {
 }
 
 pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
-    let mut config = config_file::load(&node.cluster)?;
-    let first = config.cluster.as_ref().and_then(|cluster| Some(cluster.node.first()?.name.clone()));
-    if let Some(name) = node.node.clone().or(first) {
-        config = config.for_member(&name)?;
-    }
-    let base = config_file::folder(&node.cluster);
-    let client = Client::new(socket_path(&base.join(&config.node.data_dir)));
+    let client = Client::new(socket_path(&data_dir(node)?));
     let none = json!({});
     let (answer, lines) = match command {
         OperateCommand::Publish { folder, plan, canary } => {

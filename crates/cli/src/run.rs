@@ -2,6 +2,7 @@
 
 use crate::view::{self, View};
 use crate::{CommandResult, compiler, config_file, say};
+use aether_admin::{HttpOptions, HttpServer, ServeError, audit_path, serve_http, tokens_path};
 use aether_cluster::{Node, NodeConfig, WorldState};
 use clap::Args;
 use std::io::IsTerminal;
@@ -42,6 +43,21 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
     show(&config, config_file::folder(&args.file), &args.show)
 }
 
+/// The admin API and the dashboard at the address of the `[admin]` table.
+fn serve_admin(node: &Arc<Node>, config: &NodeConfig, base: &Path) -> Result<Option<HttpServer>, ServeError> {
+    let Some(listen) = config.admin.listen else { return Ok(None) };
+    let data_dir = base.join(&config.node.data_dir);
+    let tls = config.admin.tls_cert.as_ref().zip(config.admin.tls_key.as_ref());
+    let options = HttpOptions {
+        listen,
+        tls: tls.map(|(cert, key)| (base.join(cert), base.join(key))),
+        tokens: tokens_path(&data_dir),
+        audit: audit_path(&data_dir),
+        require_token: config.admin.require_token,
+    };
+    serve_http(Arc::clone(node), options).map(Some)
+}
+
 /// Start a node, show it, stop it.
 pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> CommandResult {
     let signals = Arc::new(AtomicU32::new(0));
@@ -57,6 +73,10 @@ pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> Command
     let node = Arc::new(Node::start(config, base, compiler(), |what| tracing::info!(what, "starting"))?);
     let server = aether_admin::serve(Arc::clone(&node), aether_admin::socket_path(&base.join(&config.node.data_dir)));
     let server = server.inspect_err(|_| drop(node.shut_down()))?;
+    let http = serve_admin(&node, config, base).inspect_err(|_| drop(node.shut_down()))?;
+    if let Some(http) = &http {
+        say(&format!("dashboard at {}", http.url()));
+    }
     say(&format!(
         "node {} up in {:.0} ms: {} worlds, {} scripts. Ctrl-C saves and stops.",
         config.node.name,
@@ -65,8 +85,11 @@ pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> Command
         crate::scripts(config)
     ));
     let deadline = args.seconds.map(|seconds| begin + Duration::from_secs(seconds.into()));
-    let mut view: Box<dyn View> =
-        if terminal { Box::new(view::Terminal::open()?) } else { Box::new(view::Lines::new(args.json)) };
+    let mut view: Box<dyn View> = if terminal {
+        Box::new(view::Terminal::open(http.as_ref().map(|http| http.url()))?)
+    } else {
+        Box::new(view::Lines::new(args.json))
+    };
     let mut all_ended = false;
     // Also when all are parked: an operator may resume or restore them.
     while signals.load(Ordering::Relaxed) == 0 && deadline.is_none_or(|deadline| Instant::now() < deadline) {
@@ -83,7 +106,7 @@ pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> Command
     say("stopping: on_stop for every script, then a checkpoint of every world");
     let events = node.events().clone();
     let (_, seen) = events.since(0);
-    drop(server);
+    drop((server, http));
     let begin = Instant::now();
     let report = node.shut_down();
     for event in events.since(seen).0 {

@@ -153,14 +153,16 @@ pub(crate) struct Terminal {
     selected: usize,
     lines: Vec<String>,
     seen: u64,
+    dashboard: Option<String>,
 }
 
 /// Event lines kept on the screen.
 const LINES: usize = 200;
 
 impl Terminal {
-    pub(crate) fn open() -> io::Result<Terminal> {
-        Ok(Terminal { terminal: ratatui::try_init()?, selected: 0, lines: Vec::new(), seen: 0 })
+    /// `dashboard`: the address of a better view.
+    pub(crate) fn open(dashboard: Option<String>) -> io::Result<Terminal> {
+        Ok(Terminal { terminal: ratatui::try_init()?, selected: 0, lines: Vec::new(), seen: 0, dashboard })
     }
 }
 
@@ -193,7 +195,10 @@ impl View for Terminal {
         }
         self.selected = self.selected.min(status.worlds.len().saturating_sub(1));
         let (selected, lines) = (self.selected, &self.lines);
-        let title = cluster.map_or_else(|| " events ".to_owned(), |cluster| format!(" {} ", cluster_text(cluster)));
+        let mut title = cluster.map_or_else(|| " events ".to_owned(), |cluster| format!(" {} ", cluster_text(cluster)));
+        if let Some(dashboard) = &self.dashboard {
+            title += &format!("- dashboard at {dashboard} ");
+        }
         self.terminal.draw(|frame| draw(frame, status, selected, title, lines))?;
         Ok(false)
     }

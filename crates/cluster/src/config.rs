@@ -8,6 +8,7 @@ use aether_types::{ScriptId, WorldId};
 use aether_world_runtime::{OverloadConfig, RestartRule, SchedulerConfig, Strategy, WorldConfig};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// The whole file.
@@ -18,6 +19,8 @@ pub struct NodeConfig {
     pub node: NodeSection,
     /// The `[cluster]` table; without it the node is alone.
     pub cluster: Option<ClusterSection>,
+    /// The `[admin]` table.
+    pub admin: AdminSection,
     /// The `[server]` table: what the `AETHER_SERVER_*` variables override.
     pub server: ServerSection,
     /// The `[limits]` table: what every world gets that says nothing else.
@@ -79,6 +82,8 @@ pub struct MemberSpec {
     pub advertise: Option<String>,
     /// Where it keeps what is its own.
     pub data_dir: PathBuf,
+    /// Where its admin API and dashboard are, if not where the `[admin]` table says.
+    pub admin: Option<SocketAddr>,
     /// Worlds on it at most, if not as many as the table says.
     pub worlds_max: Option<u32>,
     /// What it has that worlds may require.
@@ -131,6 +136,27 @@ impl Default for NodeSection {
             checkpoints_kept: 2,
             outputs: None,
         }
+    }
+}
+
+/// The admin API and dashboard at an address. The socket in the data directory is served whatever this says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminSection {
+    /// Where; nowhere if it says nothing. Port 0: any that is free. What other machines reach needs TLS and a token.
+    pub listen: Option<SocketAddr>,
+    /// Certificate chain, PEM. Read again when it changes.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// Whether a token is needed also on loopback before any was made. `false`: until the first `aether token make`, whoever is on
+    /// this machine may see and operate the node. For development.
+    pub require_token: bool,
+}
+
+impl Default for AdminSection {
+    fn default() -> AdminSection {
+        AdminSection { listen: None, tls_cert: None, tls_key: None, require_token: true }
     }
 }
 
@@ -360,6 +386,9 @@ impl NodeConfig {
         let seconds = self.node.world_restart_period_seconds;
         c.range("node.world_restart_period_seconds", seconds, 1.0..=86_400.0, "1 to 86400");
         c.range("node.checkpoints_kept", self.node.checkpoints_kept, 1..=1_000, "1 to 1000");
+        if self.admin.tls_cert.is_some() != self.admin.tls_key.is_some() {
+            c.bad("admin.tls_key", format!("{:?}", self.admin.tls_key), "set if, and only if, admin.tls_cert is");
+        }
         c.range("server.max_modules", self.server.max_modules, 1..=65_536, "1 to 65536");
         c.range("server.default_fuel", self.server.default_fuel, 1_000..=1_000_000_000, "1000 to 1000000000");
         c.range("server.default_memory_mb", self.server.default_memory_mb, 1..=64, "1 to 64");
@@ -478,6 +507,7 @@ impl NodeConfig {
         cluster.identity = with_name(&cluster.identity);
         self.node.name = name.to_owned();
         self.node.data_dir = with_name(&me.data_dir);
+        self.admin.listen = me.admin.or(self.admin.listen);
         self.server.aot_cache_dir = with_name(&self.server.aot_cache_dir);
         self.node.outputs = self.node.outputs.as_ref().map(with_name);
         cluster.me = Some(me);

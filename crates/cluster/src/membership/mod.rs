@@ -299,7 +299,8 @@ impl Member {
         let (Some(parts), Some(id)) = (self.parts.get(), self.id()) else { return Ok(()) };
         let mut view = self.read()?;
         let Some(me) = view.node(&id).cloned() else { return Ok(()) };
-        if self.draining.load(Ordering::Acquire) && me.state == NodeState::Up && self.reentered.swap(false, Ordering::AcqRel) {
+        let entered = self.reentered.swap(false, Ordering::AcqRel);
+        if entered && self.draining.load(Ordering::Acquire) && me.state == NodeState::Up {
             self.directory.set_state(&id, NodeState::Draining)?;
         } else if me.state != NodeState::Dead {
             self.draining.store(me.state == NodeState::Draining, Ordering::Release);

@@ -675,7 +675,11 @@ impl Drop for Node {
         self.supervisor.stop(None);
         self.services.ticker.stop();
         if let Some(control) = self.control.take() {
-            control.shutdown_timeout(Duration::from_secs(5));
+            // Nobody may wait on a thread that serves others.
+            match tokio::runtime::Handle::try_current() {
+                Ok(_) => control.shutdown_background(),
+                Err(_) => control.shutdown_timeout(Duration::from_secs(5)),
+            }
         }
     }
 }

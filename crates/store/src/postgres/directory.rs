@@ -42,7 +42,7 @@ impl Directory for PostgresStore {
     fn renew(&self, me: &NodeId, lease: Duration) -> Result<(), StoreError> {
         let lease_ms = milliseconds(lease);
         // A connection that has died in silence must leave time for another one before the lease is over.
-        let deadline = Instant::now() + lease / 5;
+        let deadline = Instant::now() + (lease / 5).max(Duration::from_millis(500)).min(lease / 3);
         let renew = "UPDATE node SET lease_until = now() + CAST($2 AS BIGINT) * INTERVAL '1 millisecond' \
             WHERE node_id = $1 AND state <> 'dead' RETURNING 1";
         self.blocking(async {

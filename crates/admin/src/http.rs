@@ -1,0 +1,159 @@
+//! The admin API at an address: TCP or TLS, connections with bounds.
+//!
+//! Start with [`serve_http`]. An address that other machines reach needs TLS and tokens, or it is not served. A connection has a time for
+//! its handshake and for each request's head; one that a stream's listener does not read from is closed by [`Kill`]. Not here: routes
+//! (`api`), who may ask (`gate`).
+
+use crate::api::{Api, router};
+use crate::audit::Audit;
+use crate::gate::{Door, Gate, Peer};
+use crate::server::ServeError;
+use crate::tls::Certificate;
+use crate::token::{Known, TokenStore};
+use aether_cluster::Node;
+use axum::{Extension, Router};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore};
+use tokio_rustls::TlsAcceptor;
+
+/// What is served where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpOptions {
+    /// The address; port 0: any that is free.
+    pub listen: SocketAddr,
+    /// Certificate chain and key, PEM.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// The token file.
+    pub tokens: PathBuf,
+    /// The audit log.
+    pub audit: PathBuf,
+    /// Whether a token is needed also on loopback before any was ever made. `false`: whoever is on this machine may see and operate the
+    /// node until the first token is made; for development only.
+    pub require_token: bool,
+}
+
+/// An address that is served until this is dropped.
+pub struct HttpServer {
+    address: SocketAddr,
+    secure: bool,
+    api: Arc<Api>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl HttpServer {
+    /// The address, with the port that was free.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What a browser opens.
+    pub fn url(&self) -> String {
+        format!("{}://{}/", if self.secure { "https" } else { "http" }, self.address)
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Who waits for a tick's edge is not waited for.
+            runtime.shutdown_background();
+        }
+        self.api.rest();
+    }
+}
+
+/// Closes the connection of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Kill(pub Arc<Notify>);
+
+/// Of a request that came over TLS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Secure;
+
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 512;
+/// Until a TLS handshake is done, and until a request's head has come; an idle connection has as long.
+const HEAD_TIME: Duration = Duration::from_secs(20);
+/// After an accept failed, for want of descriptors as a rule.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Serve a node's admin API and dashboard at an address.
+pub fn serve_http(node: Arc<Node>, options: HttpOptions) -> Result<HttpServer, ServeError> {
+    let HttpOptions { listen, tls, tokens, audit, require_token } = options;
+    let tokens = TokenStore::new(tokens);
+    if !listen.ip().is_loopback() {
+        if tls.is_none() {
+            return Err(ServeError::NoTls(listen));
+        }
+        if !matches!(&*tokens.known(), Known::Tokens(tokens) if !tokens.is_empty()) {
+            return Err(ServeError::NoTokens(listen));
+        }
+    }
+    let certificate = tls.map(|(chain, key)| Certificate::open(chain, key)).transpose()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("admin-http")
+        .enable_all()
+        .build()
+        .map_err(ServeError::Thread)?;
+    let bound = |source| ServeError::Bind { address: listen, source };
+    let listener = runtime.block_on(TcpListener::bind(listen)).map_err(bound)?;
+    let address = listener.local_addr().map_err(bound)?;
+    let api = Api::new(node, Gate::new(Door::Address { tokens, require_token }, Audit::new(audit)));
+    // Readiness and history begin now, not with the first who asks.
+    api.hub().map_err(|problem| ServeError::Thread(std::io::Error::other(problem)))?;
+    let secure = certificate.is_some();
+    runtime.spawn(accept(listener, certificate.map(Arc::new), router(Arc::clone(&api))));
+    Ok(HttpServer { address, secure, api, runtime: Some(runtime) })
+}
+
+async fn accept(listener: TcpListener, certificate: Option<Arc<Certificate>>, router: Router) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let connection = connection(stream, peer, certificate.clone(), router.clone());
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, certificate: Option<Arc<Certificate>>, router: Router) {
+    let _ = stream.set_nodelay(true);
+    let router = router.layer(Extension(Peer(peer)));
+    let Some(certificate) = certificate else { return converse(stream, router).await };
+    let acceptor = TlsAcceptor::from(certificate.config());
+    // Who speaks no TLS is not worth a line.
+    if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIME, acceptor.accept(stream)).await {
+        converse(stream, router.layer(Extension(Secure))).await;
+    }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+    let kill = Arc::new(Notify::new());
+    let service = TowerToHyperService::new(router.layer(Extension(Kill(Arc::clone(&kill)))));
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(64 << 10);
+    let talk = http.serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        // A peer that goes away is none of our faults.
+        _ = talk => {}
+        () = kill.notified() => {}
+    }
+}
