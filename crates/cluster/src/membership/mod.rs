@@ -3,11 +3,14 @@
 //! Start with [`Member`]. Everything follows from the directory: a round reads it ([`view`]), starts and releases what it says, and, on the
 //! one node that leads, says where worlds should run. First start, move, drain and failover are one path. Links only make it quick: a
 //! node that changed something tells the others to look, and what they would see anyway they see at once. Two threads of its own: one
-//! renews the lease ([`keeper`]) and does nothing else, one makes rounds. Not here: the links (`link`), who should run what (`placement`).
+//! renews the lease ([`keeper`]) and does nothing else, one makes rounds. Not here: the other nodes (`peers`), what people ask (`operate`),
+//! links themselves (`link`), who should run what (`placement`).
 
 mod answer;
 mod keeper;
 pub(crate) mod lease;
+mod operate;
+mod peers;
 pub(crate) mod status;
 mod view;
 pub(crate) mod wire;
@@ -18,15 +21,12 @@ use crate::link::{LinkConfig, LinkEvent, LinkLimits, Links, Peer};
 use crate::node::supervisor::NodeMessage;
 use crate::node::{NodeError, Services};
 use crate::placement::{self, NodeInput, Plan, Rules, WorldInput};
-use crate::world::courier::Parcel;
 use crate::world::mailbox::Mailbox;
-use crate::world::post::Elsewhere;
 use crate::world::start::WorldPlan;
 use aether_store::{Directory, NodeId, NodeInfo, NodeRow, NodeState, Store, StoreError};
 use aether_types::WorldId;
 use lease::{Lease, boottime_ns};
 use ractor::ActorRef;
-use status::{ClusterLink, ClusterNode, ClusterStatus, ClusterWorld};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,7 +34,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use view::View;
-use wire::{Answer, Ask, Frame};
+use wire::{Answer, Frame};
 
 /// Worlds that are being released at a time.
 const RELEASES_MAX: usize = 16;
@@ -468,58 +468,6 @@ impl Member {
         }
     }
 
-    fn linked(self: &Arc<Self>, event: LinkEvent) {
-        match event {
-            LinkEvent::Up { peer } => {
-                lock(&self.linked).insert(peer);
-                self.look();
-            }
-            LinkEvent::Down { peer, why } => {
-                tracing::info!(peer, why, "link down");
-                lock(&self.linked).remove(&peer);
-                let row = self.view().named(&peer).cloned();
-                if let Some(row) = row.filter(|_| !self.stopping.load(Ordering::Acquire)) {
-                    self.runtime.spawn(Arc::clone(self).probe(row));
-                }
-            }
-            LinkEvent::Refused { peer, why, .. } => self.event(format!("no link to node {peer}: {why}")),
-            LinkEvent::Failed { why } => self.event(format!("links have failed, restart this node: {why}")),
-        }
-    }
-
-    /// A process that is killed closes its links to all nodes, and nobody listens at its address any more: no need to wait for its lease.
-    /// Wrong or not, nothing is written twice: a node that is declared dead cannot write.
-    async fn probe(self: Arc<Self>, row: NodeRow) {
-        for _ in 0..PROBES {
-            tokio::time::sleep(PROBE).await;
-            let dialled = tokio::time::timeout(PROBE, tokio::net::TcpStream::connect(&row.info.address)).await;
-            let refused = matches!(&dialled, Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused);
-            if !refused || !self.lease.holds() || lock(&self.linked).contains(&row.info.name) {
-                return;
-            }
-        }
-        // One that cannot reach it may be the one that is cut off: the others must have lost it too. With nobody to ask the lease decides.
-        let others: Vec<_> = self.members().into_iter().filter(|other| !self.is_me(other) && other.id != row.id).collect();
-        if others.is_empty() {
-            return;
-        }
-        for other in others {
-            let ask = Ask::Linked { peer: row.info.name.clone() };
-            match self.ask(&other.info.name, ask, 3 * PROBE).await {
-                Ok(Answer::Done { worlds: 0, .. }) => {}
-                _ => return,
-            }
-        }
-        let member = Arc::clone(&self);
-        let buried = tokio::task::spawn_blocking(move || member.directory.bury(&row.id).map(|()| row.info.name)).await;
-        if let Ok(Ok(peer)) = buried {
-            let text = format!("node {peer} is gone: its link broke and nobody listens at its address");
-            self.event(text);
-            self.tell_all();
-            self.look();
-        }
-    }
-
     fn event(&self, text: String) {
         if let Some(parts) = self.parts.get() {
             parts.services.events.push(NodeEvent::Cluster { text });
@@ -578,124 +526,6 @@ impl Member {
             let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(3), links.stop()).await });
         }
     }
-
-    pub fn is_linked(&self, peer: &str) -> bool {
-        lock(&self.linked).contains(peer)
-    }
-
-    pub fn is_me(&self, row: &NodeRow) -> bool {
-        row.info.name == self.me.name
-    }
-
-    /// What it knows of the cluster.
-    pub fn status(&self) -> ClusterStatus {
-        let view = self.view();
-        let linked = lock(&self.linked).clone();
-        let node = |row: &NodeRow| {
-            let worlds = view.worlds.iter().filter(|world| world.owner.as_ref() == Some(&row.id));
-            ClusterNode {
-                name: row.info.name.clone(),
-                id: row.id.to_string(),
-                address: row.info.address.clone(),
-                build: row.info.build.clone(),
-                state: match row.state {
-                    NodeState::Up => "up",
-                    NodeState::Draining => "draining",
-                    NodeState::Dead => "dead",
-                },
-                lease_left_ms: row.lease_left.as_millis() as u64,
-                worlds: worlds.clone().count(),
-                load: worlds.map(|world| world.load).sum(),
-                capacity: row.info.capacity,
-                linked: linked.contains(&row.info.name),
-            }
-        };
-        let world = |row: &aether_store::WorldRow| ClusterWorld {
-            name: row.world.to_string(),
-            owner: view.owner(&row.world).map(|node| node.info.name.clone()),
-            generation: row.generation.0,
-            target: row.target.clone(),
-            pinned: row.pinned,
-            load: row.load,
-        };
-        ClusterStatus {
-            name: self.section.name.clone(),
-            node: self.me.name.clone(),
-            nodes: view.nodes.iter().map(node).collect(),
-            worlds: view.worlds.iter().map(world).collect(),
-            links: self.links.get().map_or_else(Vec::new, |links| links.peers().into_iter().map(ClusterLink::of).collect()),
-            strangers: self.links.get().map_or_else(Vec::new, |links| {
-                links.strangers().into_iter().map(|(cut, count)| (cut.label().to_owned(), count)).collect()
-            }),
-            unknown_frames: self.unknown_frames.load(Ordering::Relaxed),
-        }
-    }
-
-    /// What placement would do now.
-    pub fn plan(&self) -> Result<Plan, StoreError> {
-        Ok(self.solve(&*self.read()?, self.section.moves_per_minute as usize))
-    }
-
-    /// Where a world runs, for who asks the wrong node.
-    pub fn owner_of(&self, world: &str) -> Option<String> {
-        self.view().owner(&WorldId::new(world).ok()?).map(|node| node.info.name.clone())
-    }
-
-    /// An operator wants a world on a node, or does not mind where (`None`).
-    pub fn set_target(&self, world: &str, node: Option<&str>) -> Result<(), String> {
-        let view = self.read().map_err(|error| error.to_string())?;
-        let id = WorldId::new(world).map_err(|error| error.to_string())?;
-        let Some(row) = view.world(&id) else { return Err(format!("there is no world {world} in the cluster")) };
-        let target = match node {
-            Some(node) => match view.named(node) {
-                Some(row) if row.state == NodeState::Up => Some(node.to_owned()),
-                Some(_) => return Err(format!("node {node} drains: it takes no worlds")),
-                None => return Err(format!("there is no node {node} that lives")),
-            },
-            None => row.target.clone(),
-        };
-        self.directory.set_targets(None, &[(id, target)], node.is_some()).map_err(|error| error.to_string())?;
-        self.tell_all();
-        self.look();
-        Ok(())
-    }
-
-    /// A node gives its worlds away, or takes them again.
-    pub fn drain(&self, node: &str, on: bool) -> Result<(), String> {
-        let view = self.read().map_err(|error| error.to_string())?;
-        let Some(row) = view.named(node) else { return Err(format!("there is no node {node} that lives")) };
-        let state = if on { NodeState::Draining } else { NodeState::Up };
-        self.directory.set_state(&row.id, state).map_err(|error| error.to_string())?;
-        self.tell_all();
-        self.look();
-        Ok(())
-    }
-}
-
-impl Elsewhere for Member {
-    fn send(&self, parcels: Vec<Parcel>) {
-        let Some(links) = self.links.get() else { return };
-        let view = self.view();
-        let mut by_node: HashMap<&str, Vec<Parcel>> = HashMap::new();
-        for parcel in parcels {
-            if let Some(node) = view.owner(parcel.to()).filter(|node| node.info.name != self.me.name) {
-                by_node.entry(&node.info.name).or_default().push(parcel);
-            }
-        }
-        for (node, parcels) in by_node {
-            for frame in wire::frames(parcels) {
-                // What does not go now is sent again.
-                if let Ok(bytes) = frame.encode() {
-                    let _ = links.try_send(node, bytes);
-                }
-            }
-        }
-    }
-
-    fn exists(&self, world: &WorldId) -> bool {
-        let view = self.view();
-        view.worlds.is_empty() || view.world(world).is_some()
-    }
 }
 
 /// Moves to even out load in the last minute.
@@ -710,60 +540,5 @@ impl MoveRate {
 
     fn spend(&mut self, moves: usize) {
         self.0.extend(std::iter::repeat_n(Instant::now(), moves));
-    }
-}
-
-/// Where a node finds the answer to its question.
-pub(crate) type Asked = Result<Answer, String>;
-
-impl Member {
-    /// Ask another node. `Err`: it is not known whether it did what it was asked.
-    pub async fn ask(&self, peer: &str, ask: Ask, time: Duration) -> Asked {
-        let number = self.next_ask.fetch_add(1, Ordering::Relaxed);
-        let (send, receive) = oneshot::channel();
-        lock(&self.asks).insert(number, send);
-        let sent = Frame::Ask { number, ask }.encode().map_err(|error| error.to_string()).and_then(|bytes| {
-            let links = self.links.get().ok_or("there are no links")?;
-            links.try_send(peer, bytes).map_err(|error| error.to_string())
-        });
-        let answered = match sent {
-            Ok(()) => tokio::time::timeout(time, receive).await.map_err(|_| "it did not answer in time".to_owned()),
-            Err(error) => Err(error),
-        };
-        lock(&self.asks).remove(&number);
-        answered?.map_err(|_| "it did not answer".to_owned())
-    }
-
-    /// Nodes that live, this one first.
-    pub fn members(&self) -> Vec<NodeRow> {
-        let id = self.id();
-        let mut members: Vec<_> = self.view().living().cloned().collect();
-        members.sort_by_key(|row| (Some(&row.id) != id.as_ref(), row.info.name.clone()));
-        members
-    }
-
-    /// Nodes that can be asked, by name.
-    pub fn linked_peers(&self) -> Vec<String> {
-        let mut peers: Vec<_> = lock(&self.linked).iter().cloned().collect();
-        peers.sort();
-        peers
-    }
-
-    /// Whether a node is known to be dead.
-    pub fn is_dead(&self, node: &NodeId) -> bool {
-        self.view().node(node).is_none_or(|row| row.state == NodeState::Dead)
-    }
-
-    /// What this node holds of reloads.
-    pub fn with_holding<R>(&self, f: impl FnOnce(&mut HashMap<u64, crate::registry::cluster::Holding>) -> R) -> R {
-        f(&mut lock(&self.holding))
-    }
-
-    pub fn directory(&self) -> &Arc<dyn Directory> {
-        &self.directory
-    }
-
-    pub fn my_id(&self) -> Option<NodeId> {
-        self.id()
     }
 }
