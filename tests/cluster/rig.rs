@@ -27,7 +27,7 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 /// Between two looks.
 pub const LOOK: Duration = Duration::from_millis(4);
 /// Of a node that is going to be harmed.
-pub const LEASE: Duration = Duration::from_millis(1_500);
+pub const LEASE: Duration = Duration::from_millis(2_500);
 /// Of one that is not: a machine that does much else must not make it look dead.
 pub const CALM: Duration = Duration::from_secs(10);
 /// The nodes' names.

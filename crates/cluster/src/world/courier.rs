@@ -514,6 +514,38 @@ mod tests {
     }
 
     #[test]
+    fn two_worlds_that_both_keep_too_much_for_each_other_still_come_to_an_end() {
+        let (mut west, mut east) = (Side::new("west"), Side::new("east"));
+        let many = 2 * KEPT_MAX as u64 + 10;
+        let to = |world: &str, n| match call(n) {
+            OutboundCall::Call { script, from, call, method, payload, .. } => {
+                OutboundCall::Call { world: world.to_owned(), script, from, call, method, payload }
+            }
+            reply => reply,
+        };
+        for n in 1..=many {
+            west.courier.send(&to("east", n), 1);
+            east.courier.send(&to("west", n), 1);
+        }
+        for round in 1..200 {
+            for side in [&mut west, &mut east] {
+                while !side.queued.is_empty() {
+                    side.run_script();
+                }
+                side.commit();
+            }
+            let mut parcels = west.courier.parcels(west.seq, round * 500_000_000);
+            parcels.extend(east.courier.parcels(east.seq, round * 500_000_000));
+            for parcel in parcels {
+                let side = if parcel.to().as_str() == "west" { &mut west } else { &mut east };
+                side.receive(&parcel, round * 500_000_000);
+            }
+        }
+        let all: Vec<_> = (1..=many).collect();
+        assert_eq!((&west.applied, &east.applied), (&all, &all));
+    }
+
+    #[test]
     fn nothing_leaves_before_its_commit_is_durable() {
         let mut west = Courier::new(world("west"), &Messages::default(), 4);
         west.send(&call(1), 5);
