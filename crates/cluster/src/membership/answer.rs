@@ -15,7 +15,7 @@ impl Member {
             Ok(Frame::Parcels(parcels)) => parcels.into_iter().for_each(|parcel| drop(parts.services.post.deliver(parcel))),
             Ok(Frame::Look) => self.look(),
             Ok(Frame::Answer { number, answer }) => {
-                if let Some(asker) = lock(&self.asks).remove(&number) {
+                if let Some((_, asker)) = lock(&self.asks).remove(&number) {
                     let _ = asker.send(answer);
                 }
             }

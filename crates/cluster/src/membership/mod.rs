@@ -92,7 +92,8 @@ pub(crate) struct Member {
     /// Its registry coordinates a reload.
     pub coordinating: AtomicBool,
     releasing: Mutex<HashSet<WorldId>>,
-    asks: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+    /// Questions that wait for an answer, and whose.
+    asks: Mutex<HashMap<u64, (String, oneshot::Sender<Answer>)>>,
     next_ask: AtomicU64,
     answering: Arc<tokio::sync::Semaphore>,
     /// Somebody looks for missed versions.

@@ -29,6 +29,8 @@ impl Member {
             LinkEvent::Down { peer, why } => {
                 tracing::info!(peer, why, "link down");
                 lock(&self.linked).remove(&peer);
+                // Their answers may be lost: who asked need not wait for them.
+                lock(&self.asks).retain(|_, (asked, _)| *asked != peer);
                 let row = self.view().named(&peer).cloned();
                 if let Some(row) = row.filter(|_| !self.stopping.load(Ordering::Acquire)) {
                     self.runtime.spawn(Arc::clone(self).probe(row));
@@ -84,7 +86,7 @@ impl Member {
     pub async fn ask(&self, peer: &str, ask: Ask, time: Duration) -> Asked {
         let number = self.next_ask.fetch_add(1, Ordering::Relaxed);
         let (send, receive) = oneshot::channel();
-        lock(&self.asks).insert(number, send);
+        lock(&self.asks).insert(number, (peer.to_owned(), send));
         let sent = Frame::Ask { number, ask }.encode().map_err(|error| error.to_string()).and_then(|bytes| {
             let links = self.links.get().ok_or("there are no links")?;
             links.try_send(peer, bytes).map_err(|error| error.to_string())
