@@ -1,6 +1,8 @@
 //! Scripts that mean harm, each with a healthy neighbour in its world: the neighbour runs in every tick, whatever happens.
 
+use crate::rig::{self, Code, Site};
 use crate::support::*;
+use aether_cluster::Source;
 use aether_scripting::abi::IMPORTS;
 use aether_scripting::compile::CompileError;
 use aether_scripting::instance::InstanceError;
@@ -8,6 +10,8 @@ use aether_scripting::limits::ModuleError;
 use aether_scripting::output::InboundCall;
 use aether_scripting::server_runtime::RuntimeError;
 use aether_scripting::{AotTarget, Budget, MeteringOutcome, ServerResourcePolicy};
+use aether_store::{SqliteStore, Store};
+use aether_types::WorldId;
 use aether_world_runtime::{AddError, ScriptState, World};
 use std::time::{Duration, Instant};
 
@@ -610,4 +614,25 @@ fn fuel_is_counted_for_every_instruction_that_a_hostile_loop_can_be_made_of() {
         let report = runtime().execute(&load(&ticking(body)), &policy).unwrap();
         assert_eq!(report.outcome, MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: false }, "{body}");
     }
+}
+
+#[test]
+fn calls_to_worlds_that_do_not_exist_leave_nothing_behind() {
+    // Another name in each tick.
+    let code = Code {
+        imports: "(import \"aether:network\" \"rpc\" (func $rpc (param i32 i32 i32 i32 i32 i32) (result i64)))
+            (data (i32.const 600) \"town-......../door\")",
+        on_tick: "(call $hex (i32.const 605) (global.get $count))
+            (drop (call $rpc (i32.const 600) (i32.const 18) (i32.const 600) (i32.const 4) (i32.const 600) (i32.const 0)))",
+        ..Code::default()
+    };
+    let manifest = rig::manifest("caller", "pause", rig::FUEL) + "rpcs = 1000.0\n[grants]\napis = [\"network\"]\n";
+    let site = Site::new([rig::world("inn", 100.0, &["caller"])]);
+    site.put("caller", &Source { manifest, wasm: code.wasm() });
+    let node = site.start();
+    let refused = || node.status().worlds[0].calls_refused;
+    rig::until(&node, "calls to nobody", || (refused() >= 20).then_some(()));
+    rig::stop(node);
+    let kept = SqliteStore::open(&site.path("data")).unwrap().load_messages(&WorldId::new("inn").unwrap()).unwrap();
+    assert_eq!(kept, aether_store::Messages::default());
 }

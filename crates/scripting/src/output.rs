@@ -127,6 +127,14 @@ pub enum OutboundCall {
     },
 }
 
+impl OutboundCall {
+    /// Which world it is for, as the script named it.
+    pub fn world(&self) -> &str {
+        let (OutboundCall::Call { world, .. } | OutboundCall::Reply { world, .. }) = self;
+        world
+    }
+}
+
 /// A call that comes in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboundCall {

@@ -159,8 +159,7 @@ impl Courier {
 
     /// A script's call to another world, part of commit `seq`. Dropped if the world's name is none, or the call too large.
     pub fn send(&mut self, call: &OutboundCall, seq: u64) {
-        let (OutboundCall::Call { world, .. } | OutboundCall::Reply { world, .. }) = call;
-        let (Ok(peer), Ok(data)) = (WorldId::new(world), seal(call)) else { return };
+        let (Ok(peer), Ok(data)) = (WorldId::new(call.world()), seal(call)) else { return };
         let pair = self.pairs.entry(peer.clone()).or_default();
         pair.sent += 1;
         pair.kept.push_back(Kept { number: pair.sent, seq, data: Arc::clone(&data) });

@@ -434,7 +434,14 @@ impl HostedWorld {
         checkpoint_name: Option<String>,
     ) -> Result<(), StoreError> {
         let Claim { generation, commit_seq: after_seq } = self.claim;
-        output.calls.iter().for_each(|call| self.courier.send(call, after_seq + 1));
+        for call in &output.calls {
+            // A name that is no world's leaves nothing behind: scripts can think of any number of them.
+            if WorldId::new(call.world()).is_ok_and(|world| self.place.services.post.exists(&world)) {
+                self.courier.send(call, after_seq + 1);
+            } else {
+                self.totals.calls_refused += 1;
+            }
+        }
         let messages = self.courier.take_writes(checkpoint.is_some() || !output.writes.is_empty());
         if messages.is_some() || checkpoint.is_some() || !output.writes.is_empty() {
             let write = |StorageWrite { namespace, key, value }| KvWrite { namespace, key, value };
@@ -466,7 +473,8 @@ impl HostedWorld {
                 log.write(self.id.as_str(), self.claim.generation.0, &output);
             }
         }
-        if !self.courier.is_quiet() {
+        // What waits for the disk is not to be sent twice meanwhile.
+        if !self.courier.is_quiet() && !self.gate.is_full(self.claim.commit_seq) {
             let mut parcels = self.courier.parcels(self.claim.commit_seq, now_ns);
             let post = &self.place.services.post;
             // Its callers are told when their time to wait is over.
