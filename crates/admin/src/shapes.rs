@@ -383,8 +383,12 @@ pub struct World {
     pub commands: u64,
     /// Calls to other worlds.
     pub calls_out: u64,
-    /// Calls from other worlds refused.
+    /// Calls to or from this world that reached nobody.
     pub calls_refused: u64,
+    /// Players' input refused since its inbox was full.
+    pub input_refused: u64,
+    /// Messages of other worlds, or news about some, refused since its inbox was full: they come again.
+    pub parcels_refused: u64,
     /// Messages that ended their script twice.
     pub set_aside: usize,
     /// A reload in progress or rolled back: script, version, phase.
