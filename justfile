@@ -19,6 +19,10 @@ long:
 chaos:
     AETHER_LONG=1 cargo test --release --workspace --test cluster -- --nocapture chaos
 
+# Three nodes are upgraded one after the other from another build of the program, with every world up: `just rolling OLD_BINARY`.
+rolling OLD:
+    OLD_AETHER={{OLD}} cargo test --workspace --test cluster -- --nocapture all_nodes_can_be_restarted
+
 # The figures of a cluster: failover, moves, drain, reload, calls between nodes.
 figures:
     cargo test --release --workspace --test cluster -- --ignored --nocapture --test-threads 1 figures

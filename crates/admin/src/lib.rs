@@ -102,6 +102,8 @@ pub struct MoveBody {
 pub enum Request {
     /// What the node is doing.
     Status,
+    /// One world and its scripts.
+    World(String),
     /// All versions of all scripts.
     Versions,
     /// Publish, or only say what would happen.
@@ -167,6 +169,7 @@ impl Request {
     pub fn route(&self) -> (&'static str, String) {
         match self {
             Request::Status => ("GET", "/v1/status".into()),
+            Request::World(world) => ("GET", format!("/v1/worlds/{world}")),
             Request::Versions => ("GET", "/v1/versions".into()),
             Request::Publish { plan, canary: None } => ("POST", format!("/v1/publish?plan={plan}")),
             Request::Publish { plan, canary: Some(worlds) } => ("POST", format!("/v1/publish?plan={plan}&canary={worlds}")),

@@ -391,9 +391,7 @@ fn world_line(world: &Value) -> String {
 }
 
 fn describe(client: &Client, world: &WorldId) -> Result<(Value, Vec<String>), Box<dyn std::error::Error>> {
-    let status = client.ask(&Request::Status, &json!({}))?;
-    let found = list(&status["worlds"]).iter().find(|status| status["name"] == world.as_str());
-    let found = found.ok_or_else(|| format!("there is no world {world} on this node"))?.clone();
+    let found = client.ask(&Request::World(world.to_string()), &json!({}))?;
     let mut lines = vec![world_line(&found)];
     for script in list(&found["scripts"]) {
         let state = &script["state"];
