@@ -101,14 +101,6 @@ pub enum NodeError {
         /// How many there are.
         count: usize,
     },
-    /// The checkpoint that an operator asked for cannot be read.
-    #[error("world {world}: checkpoint {name:?} is not there or cannot be read (see the events)")]
-    Checkpoint {
-        /// The world.
-        world: WorldId,
-        /// Which.
-        name: String,
-    },
     /// A cluster's file, and no word about which of its nodes this is.
     #[error("the file describes a cluster: start one of its nodes with `aether node FILE --name NAME`")]
     NoMember,
