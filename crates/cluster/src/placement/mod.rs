@@ -1,10 +1,11 @@
 //! Which world belongs on which node: a pure function of what is measured and what was asked for.
 //!
-//! Start with [`solve`], [`Rules`] and [`Plan`]; `table` is the input by index, `board` puts worlds on nodes, `rebalance` moves some. Worlds stay where they are unless something forces them away. Those without a place go,
-//! fewest choices first and then heaviest first, to the node that ends up least utilised: greedy longest-processing-time, within 4/3 of
-//! the best possible on equal nodes (R. L. Graham, "Bounds on Multiprocessing Timing Anomalies", SIAM J. Appl. Math. 17, 1969). Where
-//! that overloads a node, first fit decreasing is tried, which packs tighter (Johnson et al., "Worst-Case Performance Bounds for Simple
-//! One-Dimensional Packing Algorithms", SIAM J. Comput. 3, 1974). Then a bounded number of moves heals groups and evens out load.
+//! Start with [`solve`], [`Rules`] and [`Plan`]; `table` is the input by index, `board` puts worlds on nodes, `rebalance` moves some.
+//! Worlds stay where they are unless something forces them away. Those without a place go, fewest choices first and then heaviest first, to
+//! the node that ends up least utilised: greedy longest-processing-time, within 4/3 of the best possible on equal nodes (R. L. Graham,
+//! "Bounds on Multiprocessing Timing Anomalies", SIAM J. Appl. Math. 17, 1969). Where that overloads a node, first fit decreasing is tried,
+//! which packs tighter (Johnson et al., "Worst-Case Performance Bounds for Simple One-Dimensional Packing Algorithms", SIAM J. Comput. 3,
+//! 1974). Then a bounded number of moves heals groups and evens out load.
 //!
 //! For W worlds and N nodes, groups being small: O(W log W + W·N) to place, at most O(W·N) for each rebalance step; 5,000 worlds on 50
 //! nodes take about 12 ms from nothing and 2 ms when little changes. Each world sees another order of nodes (labels, groups), so nodes are
