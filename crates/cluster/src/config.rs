@@ -537,6 +537,16 @@ impl WorldSpec {
         }
     }
 
+    /// Whether one of its copies has this name.
+    pub fn has(&self, name: &str) -> bool {
+        if self.count == 1 {
+            return self.name == name;
+        }
+        let number = name.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('-'));
+        let number = number.and_then(|number| number.parse().ok().filter(|n: &u32| n.to_string() == number));
+        number.is_some_and(|number| (1..=self.count).contains(&number))
+    }
+
     /// The names of its copies.
     pub fn names(&self) -> Vec<String> {
         numbered(&self.name, self.count)
@@ -594,6 +604,15 @@ mod tests {
     #[test]
     fn the_defaults_are_in_range() {
         assert_eq!(NodeConfig::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_world_has_the_names_of_its_copies_and_no_others() {
+        let spec: WorldSpec = toml::from_str("name = \"town\"\ncount = 12").unwrap();
+        assert!(spec.names().iter().all(|name| spec.has(name)));
+        for other in ["town", "town-0", "town-13", "town-01", "town-+1", "town-", "inn-1"] {
+            assert!(!spec.has(other), "{other}");
+        }
     }
 
     #[test]

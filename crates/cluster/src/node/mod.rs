@@ -404,7 +404,7 @@ impl Node {
     pub fn limits(&self, world: &str, scripts: usize) -> Result<WorldLimitsUse, AskError> {
         let status = self.mailbox(world).ok_or_else(|| self.not_here(world))?.status();
         let config = &self.services.config;
-        let spec = config.world.iter().find(|spec| spec.names().iter().any(|name| name == world));
+        let spec = config.world.iter().find(|spec| spec.has(world));
         let limits = spec.map_or_else(|| config.limits.clone(), |spec| spec.limits(&config.limits));
         let manifest = |script| self.services.registry.active(script).map(|loaded| loaded.manifest.limits);
         Ok(limits::of(&status, &limits, manifest, scripts))
