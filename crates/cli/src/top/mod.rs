@@ -209,11 +209,11 @@ fn live(
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use aether_admin::shapes::NodeView;
 
-    pub(crate) fn snapshot() -> Snapshot {
+    pub(super) fn snapshot() -> Snapshot {
         let world = |name: &str, utilisation, deferred, missed_ticks, parked| WorldRow {
             name: name.into(),
             node: Some("a".into()),
@@ -233,7 +233,7 @@ pub(crate) mod tests {
         }
     }
 
-    pub(crate) fn choice() -> Choice {
+    pub(super) fn choice() -> Choice {
         Choice { order: Order::Load, filter: String::new(), trouble: false, typing: false, selected: 0, open: None }
     }
 
