@@ -104,7 +104,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Node(args) => cluster::node(&args),
         Command::Cluster(command) => cluster::cluster(&command),
-        Command::Doctor(args) => doctor::run(&args),
+        Command::Doctor(args) => doctor::run(&args, &cli.node),
         Command::Script(command) => script::run(command),
         Command::Operate(command) => operate::run(&command, &cli.node),
         Command::Token(command) => operate::data_dir(&cli.node).and_then(|dir| token::run(&command, &dir, cli.node.is_json())),

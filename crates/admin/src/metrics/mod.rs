@@ -256,7 +256,7 @@ fn record_cluster(cluster: &ClusterStatus) {
     for node in &cluster.nodes {
         let label = || vec![Label::new("peer", node.name.clone())];
         gauge!(NODE_UP.name, label()).set(if node.state == "up" { 1.0 } else { 0.0 });
-        gauge!(NODE_LINKED.name, label()).set(if node.linked { 1.0 } else { 0.0 });
+        gauge!(NODE_LINKED.name, label()).set(if node.linked || node.name == cluster.node { 1.0 } else { 0.0 });
         gauge!(NODE_LEASE.name, label()).set(node.lease_left_ms as f64 / 1e3);
         gauge!(NODE_LOAD.name, label()).set(node.load);
         gauge!(NODE_CAPACITY.name, label()).set(node.capacity);

@@ -120,7 +120,7 @@ pub(super) const MEMORY: Metric =
 pub(super) const NODE_UP: Metric =
     cluster("aether_cluster_node_up", Count, &["peer"], "1 if a node of the cluster is up, as this one sees it.");
 pub(super) const NODE_LINKED: Metric =
-    cluster("aether_cluster_node_linked", Count, &["peer"], "1 if this node is connected to that one.");
+    cluster("aether_cluster_node_linked", Count, &["peer"], "1 if this node is connected to that one, or is that one.");
 pub(super) const NODE_LEASE: Metric =
     cluster("aether_cluster_node_lease_seconds", Seconds, &["peer"], "Time until a node's lease ends unless it is renewed.");
 pub(super) const NODE_LOAD: Metric = cluster("aether_cluster_node_load_cores", Count, &["peer"], "Load of a node's worlds, in cores.");
