@@ -262,7 +262,8 @@ mod tests {
             ReloadPhase::RolledBack { reason: "trapped".into() },
         ];
         let reload = |phase| WorldStatus { reload: Some((script, Version(3), phase)), ..world("a") };
-        let rows = reloads(&NodeStatus { name: "n".into(), worlds: phases.into_iter().map(reload).collect(), ..NodeStatus::default() });
+        let rows =
+            reloads(&NodeStatus { name: "n".into(), worlds: phases.into_iter().map(reload).collect(), ..NodeStatus::default() });
         assert_eq!(rows.len(), 1);
         let row = &rows[0];
         assert_eq!((row.swapping, row.instances_left, row.watching, row.held, row.rolled_back), (1, 2, 1, 1, 1));

@@ -134,7 +134,8 @@ pub(crate) fn limits_lines(world: &Value) -> Vec<String> {
     };
     let refused = |rates: &Value| {
         let hits = list(rates).iter().filter(|rate| rate["refused"].as_u64().unwrap_or(0) > 0);
-        let hit = |rate: &Value| format!("{} {} times (allowed {}/s)", text(&rate["action"]), rate["refused"], rate["per_second"]);
+        let hit =
+            |rate: &Value| format!("{} {} times (allowed {}/s)", text(&rate["action"]), rate["refused"], rate["per_second"]);
         hits.map(hit).collect::<Vec<_>>().join(", ")
     };
     let none = |hits: String| if hits.is_empty() { "nothing".to_owned() } else { hits };

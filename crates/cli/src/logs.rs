@@ -92,7 +92,10 @@ pub(crate) fn run(args: &LogsArgs, node: &NodeArgs) -> CommandResult {
     let paint = paint();
     let first = ask(&client, 0, filters(args, args.lines.into())?)?;
     let mut seen = show(&first, from_ms, node.is_json(), paint)?;
-    while args.follow {
+    if !args.follow {
+        return Ok(ExitCode::SUCCESS);
+    }
+    loop {
         std::thread::sleep(LOOK);
         let more = ask(&client, seen, filters(args, EVENTS_MAX)?)?;
         let last = more["seq"].as_u64().unwrap_or(seen);
@@ -106,7 +109,6 @@ pub(crate) fn run(args: &LogsArgs, node: &NodeArgs) -> CommandResult {
         }
         seen = show(&more, from_ms, node.is_json(), paint)?;
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn complain(text: &str) {

@@ -56,7 +56,9 @@ enum Command {
     #[command(flatten)]
     Operate(operate::OperateCommand),
     /// What scripts wrote and what happened, from the node that is asked.
-    #[command(after_help = "Examples:\n  aether logs --since 15m\n  aether logs town-1 thief --follow\n  aether logs --level warn --output json")]
+    #[command(
+        after_help = "Examples:\n  aether logs --since 15m\n  aether logs town-1 thief --follow\n  aether logs --level warn --output json"
+    )]
     Logs(logs::LogsArgs),
     /// A whole cluster in a terminal: nodes by load, worlds by what troubles them.
     #[command(

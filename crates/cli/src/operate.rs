@@ -4,7 +4,8 @@
 //! questions and answers themselves (`aether-admin`), how they look (`answer.rs`).
 
 use crate::answer::{
-    describe_lines, flight_lines, limits_lines, list, move_line, node_line, placement_line, plan_lines, reload_lines, text, world_line,
+    describe_lines, flight_lines, limits_lines, list, move_line, node_line, placement_line, plan_lines, reload_lines, text,
+    world_line,
 };
 use crate::{CommandResult, config_file, progress, say};
 use aether_admin::{CheckpointBody, Client, ClientError, MoveBody, PinBody, Request, RestoreBody, RollbackBody, socket_path};
@@ -124,7 +125,9 @@ pub(crate) enum OperateCommand {
     #[command(after_help = "Example:\n  aether --cluster cluster-config/three-node.toml --node a plan")]
     Plan,
     /// Move a world to a node, and leave it there.
-    #[command(after_help = "Examples:\n  aether --cluster cluster-config/three-node.toml --node a move town-1 b\n  aether --cluster cluster-config/three-node.toml --node a move town-1 b --wait")]
+    #[command(
+        after_help = "Examples:\n  aether --cluster cluster-config/three-node.toml --node a move town-1 b\n  aether --cluster cluster-config/three-node.toml --node a move town-1 b --wait"
+    )]
     Move {
         /// The world.
         world: WorldId,
@@ -141,7 +144,9 @@ pub(crate) enum OperateCommand {
         world: WorldId,
     },
     /// Have a node give its worlds away and take none.
-    #[command(after_help = "Examples:\n  aether --cluster cluster-config/three-node.toml --node a drain b\n  aether --cluster cluster-config/three-node.toml --node a drain b --wait")]
+    #[command(
+        after_help = "Examples:\n  aether --cluster cluster-config/three-node.toml --node a drain b\n  aether --cluster cluster-config/three-node.toml --node a drain b --wait"
+    )]
     Drain {
         /// The node's name.
         name: String,
@@ -304,7 +309,9 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
                     Ok(u64::from(!list(&cluster["worlds"]).iter().any(there)))
                 };
                 if progress::until_none(&format!("{world} goes to {to}"), MOVE_TIME, left)?.is_err() {
-                    let text = format!("{world} is not on {to} after a minute: `aether placement` says where it is, `aether logs {world}` why");
+                    let text = format!(
+                        "{world} is not on {to} after a minute: `aether placement` says where it is, `aether logs {world}` why"
+                    );
                     return Err(text.into());
                 }
             }

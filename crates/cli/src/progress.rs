@@ -70,11 +70,7 @@ pub(crate) fn during<R: Send>(text: &str, work: impl FnOnce() -> R + Send, mut l
 }
 
 /// Wait until `left` says 0, or for at most `time`; shows how many are left. `Err`: so many still are.
-pub(crate) fn until_none<E>(
-    text: &str,
-    time: Duration,
-    mut left: impl FnMut() -> Result<u64, E>,
-) -> Result<Result<(), u64>, E> {
+pub(crate) fn until_none<E>(text: &str, time: Duration, mut left: impl FnMut() -> Result<u64, E>) -> Result<Result<(), u64>, E> {
     let deadline = Instant::now() + time;
     let first = left()?;
     if first == 0 {

@@ -391,7 +391,11 @@ impl NodeConfig {
         c.range("node.world_restart_period_seconds", seconds, 1.0..=86_400.0, "1 to 86400");
         c.range("node.checkpoints_kept", self.node.checkpoints_kept, 1..=1_000, "1 to 1000");
         if let Some(endpoint) = self.node.otlp_endpoint.as_ref().filter(|endpoint| !endpoint.starts_with("http://")) {
-            c.bad("node.otlp_endpoint", format!("{endpoint:?}"), "http://HOST:PORT of a collector on this machine or in its network");
+            c.bad(
+                "node.otlp_endpoint",
+                format!("{endpoint:?}"),
+                "http://HOST:PORT of a collector on this machine or in its network",
+            );
         }
         if self.admin.tls_cert.is_some() != self.admin.tls_key.is_some() {
             c.bad("admin.tls_key", format!("{:?}", self.admin.tls_key), "set if, and only if, admin.tls_cert is");

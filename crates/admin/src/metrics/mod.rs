@@ -298,8 +298,7 @@ mod tests {
 
     #[test]
     fn labels_are_bounded_and_nothing_is_lost() {
-        let status =
-            |tick| node((0..1_500).map(|n| world(format!("w-{n}"), tick, 0)).collect());
+        let status = |tick| node((0..1_500).map(|n| world(format!("w-{n}"), tick, 0)).collect());
         let mut tally = Tally::default();
         tally.look(&status(5).worlds);
         tally.look(&status(7).worlds);

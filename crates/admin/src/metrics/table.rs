@@ -87,21 +87,19 @@ pub(super) const CLAIMED: Metric =
     rising(node("aether_worlds_claimed_total", Count, &[], "Times that this node took a world: starts, moves, failovers."));
 pub(super) const RELEASED: Metric =
     rising(node("aether_worlds_released_total", Count, &[], "Times that this node gave a world to another node."));
-pub(super) const PARKED: Metric = rising(node(
-    "aether_parked_total",
-    Count,
-    &["what"],
-    "Times that a world or a script kept failing and was left alone.",
-));
+pub(super) const PARKED: Metric =
+    rising(node("aether_parked_total", Count, &["what"], "Times that a world or a script kept failing and was left alone."));
 pub(super) const RECORDS: Metric =
     rising(node("aether_flight_records_total", Count, &[], "Flight records written to the data directory."));
 pub(super) const DISK_FREE: Metric =
     node("aether_data_dir_free_bytes", Bytes, &[], "Room that the file system of the data directory has for this user.");
-pub(super) const DISK_SIZE: Metric = node("aether_data_dir_size_bytes", Bytes, &[], "Size of the file system of the data directory.");
+pub(super) const DISK_SIZE: Metric =
+    node("aether_data_dir_size_bytes", Bytes, &[], "Size of the file system of the data directory.");
 
 pub(super) const FUEL: Metric =
     rising(script("aether_script_fuel_total", Count, &["script"], "Fuel spent by all instances of a script."));
-pub(super) const TURNS: Metric = rising(script("aether_script_turns_total", Count, &["script"], "Turns of all instances of a script."));
+pub(super) const TURNS: Metric =
+    rising(script("aether_script_turns_total", Count, &["script"], "Turns of all instances of a script."));
 pub(super) const PAUSES: Metric =
     rising(script("aether_script_pauses_total", Count, &["script"], "Turns at whose end an instance was paused."));
 pub(super) const DEFERRALS: Metric =
@@ -123,10 +121,12 @@ pub(super) const NODE_LINKED: Metric =
     cluster("aether_cluster_node_linked", Count, &["peer"], "1 if this node is connected to that one, or is that one.");
 pub(super) const NODE_LEASE: Metric =
     cluster("aether_cluster_node_lease_seconds", Seconds, &["peer"], "Time until a node's lease ends unless it is renewed.");
-pub(super) const NODE_LOAD: Metric = cluster("aether_cluster_node_load_cores", Count, &["peer"], "Load of a node's worlds, in cores.");
+pub(super) const NODE_LOAD: Metric =
+    cluster("aether_cluster_node_load_cores", Count, &["peer"], "Load of a node's worlds, in cores.");
 pub(super) const NODE_CAPACITY: Metric =
     cluster("aether_cluster_node_capacity_cores", Count, &["peer"], "Load that a node can take, in cores.");
-pub(super) const UNOWNED: Metric = cluster("aether_cluster_unowned_worlds", Count, &[], "Worlds of the cluster that no node has.");
+pub(super) const UNOWNED: Metric =
+    cluster("aether_cluster_unowned_worlds", Count, &[], "Worlds of the cluster that no node has.");
 pub(super) const LEASE: Metric = cluster("aether_lease_seconds", Seconds, &[], "How long this node's lease is after a renewal.");
 pub(super) const RENEWED: Metric =
     cluster("aether_lease_age_seconds", Seconds, &[], "Time since the last renewal of this node's lease that was granted.");
@@ -144,7 +144,8 @@ pub(super) const LINK_REFUSED: Metric = rising(cluster(
     &["peer"],
     "Payloads to another node that were refused because too much was on its way.",
 ));
-pub(super) const LINK_SENT: Metric = rising(cluster("aether_link_sent_bytes_total", Bytes, &["peer"], "Bytes sent to another node."));
+pub(super) const LINK_SENT: Metric =
+    rising(cluster("aether_link_sent_bytes_total", Bytes, &["peer"], "Bytes sent to another node."));
 pub(super) const LINK_RECEIVED: Metric =
     rising(cluster("aether_link_received_bytes_total", Bytes, &["peer"], "Bytes received from another node."));
 pub(super) const LINK_ROUND_TRIP: Metric =
@@ -201,9 +202,12 @@ pub const METRICS: &[Metric] = &[
         "Checkpoints of a world that could not be made or kept; the one before counts.",
         |world| world.checkpoints_failed as f64,
     )),
-    max("aether_world_commit_max_seconds", Seconds, "The longest that a commit of the last second took to be durable.", |world| {
-        world.commit_max_us / 1e6
-    }),
+    max(
+        "aether_world_commit_max_seconds",
+        Seconds,
+        "The longest that a commit of the last second took to be durable.",
+        |world| world.commit_max_us / 1e6,
+    ),
     max("aether_world_tick_p50_seconds", Seconds, "CPU time of a tick over the last second, median.", |world| {
         world.tick_p50_us / 1e6
     }),

@@ -60,7 +60,10 @@ fn examine(section: &ClusterSection) -> Vec<Finding> {
     };
     let version = examined.version.split(',').next().unwrap_or_default().to_owned();
     let mut findings = vec![if examined.round_trip > ROUND_TRIP {
-        let text = format!("{version} takes {} ms to answer: every commit does that some times; bring it nearer", examined.round_trip.as_millis());
+        let text = format!(
+            "{version} takes {} ms to answer: every commit does that some times; bring it nearer",
+            examined.round_trip.as_millis()
+        );
         warn("database", text)
     } else {
         good("database", format!("{version} answers in {} us", examined.round_trip.as_micros()))

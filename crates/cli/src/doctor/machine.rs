@@ -60,7 +60,9 @@ fn instances(config: &NodeConfig) -> Finding {
 fn files(limit: Option<u64>) -> Finding {
     let mend = "raise it with LimitNOFILE= in the service's unit, or `ulimit -n 65536` before the start";
     match limit {
-        Some(limit) if limit < FILES_BAD => bad("machine", format!("this process may open {limit} files, too few for links and store: {mend}")),
+        Some(limit) if limit < FILES_BAD => {
+            bad("machine", format!("this process may open {limit} files, too few for links and store: {mend}"))
+        }
         Some(limit) if limit < FILES_WARN => warn("machine", format!("this process may open {limit} files: {mend}")),
         Some(limit) => good("machine", format!("this process may open {limit} files")),
         None => good("machine", "this process may open any number of files"),
@@ -85,7 +87,9 @@ fn memory(meminfo: &str) -> Finding {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let free = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).map(|kib| kib << 10);
     match free {
-        Some(free) if free < MEMORY_WARN => warn("machine", format!("{} MiB of memory are free: a node alone takes some hundred", free >> 20)),
+        Some(free) if free < MEMORY_WARN => {
+            warn("machine", format!("{} MiB of memory are free: a node alone takes some hundred", free >> 20))
+        }
         Some(free) => good("machine", format!("{} MiB of memory are free", free >> 20)),
         None => warn("machine", "how much memory is free is not known: /proc/meminfo cannot be read"),
     }
@@ -93,7 +97,10 @@ fn memory(meminfo: &str) -> Finding {
 
 fn threads(wanted: usize, cores: usize) -> Finding {
     if wanted > cores {
-        return warn("machine", format!("{wanted} tick threads on {cores} cores make each other's ticks late: lower node.tick_threads, or 0"));
+        return warn(
+            "machine",
+            format!("{wanted} tick threads on {cores} cores make each other's ticks late: lower node.tick_threads, or 0"),
+        );
     }
     let ticking = if wanted == 0 { cores.saturating_sub(1).max(1) } else { wanted };
     good("machine", format!("{ticking} of {cores} cores tick worlds"))
@@ -106,7 +113,9 @@ fn directory(what: &str, path: &Path) -> Finding {
     });
     match tried {
         Ok(()) => good("files", format!("{what} {} can be written", path.display())),
-        Err(error) => bad("files", format!("{what} {} cannot be written ({error}): make it, or let this user own it", path.display())),
+        Err(error) => {
+            bad("files", format!("{what} {} cannot be written ({error}): make it, or let this user own it", path.display()))
+        }
     }
 }
 
@@ -137,7 +146,8 @@ fn scripts(config: &NodeConfig, base: &Path) -> Vec<Finding> {
     if missing.is_empty() {
         return vec![good("files", "the scripts of all worlds are there (aether script check FILE looks into one)")];
     }
-    let say = |path: std::path::PathBuf| bad("files", format!("{} is missing: build it, or take it out of the file", path.display()));
+    let say =
+        |path: std::path::PathBuf| bad("files", format!("{} is missing: build it, or take it out of the file", path.display()));
     missing.into_iter().map(say).collect()
 }
 
@@ -153,6 +163,9 @@ mod tests {
         assert_eq!([overcommit("2\n").mark, overcommit("0\n").mark], [Mark::Warn, Mark::Good]);
         assert_eq!([memory("MemAvailable:  1024 kB").mark, memory("MemAvailable: 9000000 kB").mark], [Mark::Warn, Mark::Good]);
         assert_eq!([threads(4, 2).mark, threads(0, 2).mark], [Mark::Warn, Mark::Good]);
-        assert_eq!([disk_left(1 << 20).mark, disk_left(1 << 30).mark, disk_left(1 << 40).mark], [Mark::Bad, Mark::Warn, Mark::Good]);
+        assert_eq!(
+            [disk_left(1 << 20).mark, disk_left(1 << 30).mark, disk_left(1 << 40).mark],
+            [Mark::Bad, Mark::Warn, Mark::Good]
+        );
     }
 }

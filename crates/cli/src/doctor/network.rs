@@ -32,7 +32,9 @@ pub(super) fn look(config: &NodeConfig, base: &Path, runs: bool) -> Vec<Finding>
     findings.push(port("links to other nodes", &me.listen, "listen", runs));
     findings.push(certificates(section, me, &base.join(&section.identity)));
     let tls = config.admin.tls_cert.is_some();
-    findings.extend(section.node.iter().filter(|other| other.name != me.name).flat_map(|other| peer(other, config.admin.listen, tls)));
+    findings.extend(
+        section.node.iter().filter(|other| other.name != me.name).flat_map(|other| peer(other, config.admin.listen, tls)),
+    );
     findings
 }
 
@@ -44,9 +46,10 @@ fn port(what: &str, listen: &str, field: &str, runs: bool) -> Finding {
     match TcpListener::bind(address) {
         Ok(_) => good("port", format!("{address} is free for {what}")),
         Err(_) if runs => good("port", format!("{address}, for {what}, is taken, as it should be while the node runs")),
-        Err(error) => {
-            bad("port", format!("{address}, for {what}, cannot be listened on ({error}): stop who has it, or choose another `{field}`"))
-        }
+        Err(error) => bad(
+            "port",
+            format!("{address}, for {what}, cannot be listened on ({error}): stop who has it, or choose another `{field}`"),
+        ),
     }
 }
 
@@ -101,7 +104,10 @@ fn certificates(section: &ClusterSection, me: &MemberSpec, folder: &Path) -> Fin
 fn peer(other: &MemberSpec, admin: Option<SocketAddr>, tls: bool) -> Vec<Finding> {
     let (name, address) = (&other.name, other.address());
     let Some(resolved) = address.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()) else {
-        return vec![bad("peer", format!("{address}, of node {name}, is no address that this machine knows: correct it, or the name service"))];
+        return vec![bad(
+            "peer",
+            format!("{address}, of node {name}, is no address that this machine knows: correct it, or the name service"),
+        )];
     };
     let begun = std::time::Instant::now();
     if let Err(error) = TcpStream::connect_timeout(&resolved, PEER_TIME) {
@@ -135,7 +141,10 @@ fn clock(name: &str, admin: SocketAddr) -> Option<Finding> {
     Some(if apart > CLOCK {
         warn(
             "clock",
-            format!("this machine's clock and that of node {name} are {} s apart: no world depends on it, but logs will not fit together; run NTP on both", apart.as_secs()),
+            format!(
+                "this machine's clock and that of node {name} are {} s apart: no world depends on it, but logs will not fit together; run NTP on both",
+                apart.as_secs()
+            ),
         )
     } else {
         good("clock", format!("this machine's clock and that of node {name} agree"))

@@ -49,7 +49,10 @@ pub(crate) fn start(node: Option<&NodeConfig>) -> Result<Telemetry, Box<dyn std:
     #[cfg(not(feature = "otlp"))]
     {
         if let Some((_, endpoint)) = endpoint {
-            return Err(format!("node.otlp_endpoint is {endpoint:?}, but this build exports no traces: build it with --features otlp").into());
+            return Err(format!(
+                "node.otlp_endpoint is {endpoint:?}, but this build exports no traces: build it with --features otlp"
+            )
+            .into());
         }
         tracing_subscriber::registry().with(log_layer()).init();
         Ok(Telemetry {})

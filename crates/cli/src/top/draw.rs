@@ -9,7 +9,8 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Table};
 use serde_json::Value;
 
-const NODE_COLUMNS: [(&str, u16); 6] = [("node", 14), ("state", 9), ("worlds", 7), ("load", 14), ("lease ms", 9), ("address", 24)];
+const NODE_COLUMNS: [(&str, u16); 6] =
+    [("node", 14), ("state", 9), ("worlds", 7), ("load", 14), ("lease ms", 9), ("address", 24)];
 const WORLD_COLUMNS: [(&str, u16); 10] = [
     ("world", 20),
     ("node", 12),
@@ -149,8 +150,18 @@ pub(super) fn screen(
 }
 
 fn scripts_of<'a>(name: &str, world: Option<&Value>) -> Table<'a> {
-    let columns =
-        [("script", 20), ("of", 16), ("state", 12), ("fuel/s", 12), ("us/turn", 9), ("turns/s", 8), ("defer/s", 8), ("restarts", 9), ("refused", 8), ("why", 60)];
+    let columns = [
+        ("script", 20),
+        ("of", 16),
+        ("state", 12),
+        ("fuel/s", 12),
+        ("us/turn", 9),
+        ("turns/s", 8),
+        ("defer/s", 8),
+        ("restarts", 9),
+        ("refused", 8),
+        ("why", 60),
+    ];
     let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
     let scripts = world.and_then(|world| world["scripts"].as_array()).map_or(&[][..], Vec::as_slice);
     let rows = scripts.iter().map(|script| {
@@ -197,7 +208,16 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(200, 30)).unwrap();
         terminal.draw(|frame| screen(frame, &snapshot, &worlds, &choice, Some(&open), None)).unwrap();
         let text = terminal.backend().to_string();
-        for wanted in ["cluster three: 3 worlds", "of b only the load", "3 of 3 worlds by load", "70.0%", "thief v3", "trapped", "1.50", "/: filter"] {
+        for wanted in [
+            "cluster three: 3 worlds",
+            "of b only the load",
+            "3 of 3 worlds by load",
+            "70.0%",
+            "thief v3",
+            "trapped",
+            "1.50",
+            "/: filter",
+        ] {
             assert!(text.contains(wanted), "{wanted} in\n{text}");
         }
     }

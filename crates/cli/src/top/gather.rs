@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn what_a_node_says_of_its_own_worlds_counts() {
-        let world = |name: &str, state: &str, tick| WorldRow { name: name.into(), state: state.into(), tick, ..WorldRow::default() };
+        let world =
+            |name: &str, state: &str, tick| WorldRow { name: name.into(), state: state.into(), tick, ..WorldRow::default() };
         let mut all = vec![world("inn", "ticking", 5), world("town", "elsewhere", 0)];
         merge(&mut all, vec![world("town", "ticking", 9), world("inn", "elsewhere", 0)]);
         assert_eq!((all[0].tick, all[1].tick, all[1].state.as_str()), (5, 9, "ticking"));

@@ -140,14 +140,8 @@ fn in_trouble(world: &WorldRow) -> bool {
 
 pub(crate) fn run(args: &TopArgs, node: &NodeArgs) -> CommandResult {
     let cluster = Cluster::new(node)?;
-    let mut choice = Choice {
-        order: args.sort,
-        filter: args.filter.clone(),
-        trouble: false,
-        typing: false,
-        selected: 0,
-        open: None,
-    };
+    let mut choice =
+        Choice { order: args.sort, filter: args.filter.clone(), trouble: false, typing: false, selected: 0, open: None };
     // Before the screen is taken: who cannot be asked is an error in plain text.
     let mut snapshot = cluster.look()?;
     if args.once || node.is_json() || !std::io::stdout().is_terminal() {

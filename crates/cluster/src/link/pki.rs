@@ -232,7 +232,8 @@ pub fn check(dir: &Path) -> Result<IdentityInfo, PkiError> {
 pub fn expiry(path: &Path) -> Result<SystemTime, PkiError> {
     let chain = certificates(path, &read(path)?)?;
     let parsed = chain.first().and_then(|der| x509_parser::parse_x509_certificate(der).ok());
-    let (_, certificate) = parsed.ok_or_else(|| PkiError::Content { path: path.into(), what: "holds no certificate that can be read".into() })?;
+    let (_, certificate) =
+        parsed.ok_or_else(|| PkiError::Content { path: path.into(), what: "holds no certificate that can be read".into() })?;
     let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
     Ok(UNIX_EPOCH + Duration::from_secs(seconds))
 }

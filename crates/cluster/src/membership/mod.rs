@@ -21,8 +21,8 @@ use crate::events::NodeEvent;
 use crate::link::{LinkConfig, LinkEvent, LinkLimits, Links, Peer};
 use crate::node::supervisor::NodeMessage;
 use crate::node::{NodeError, Services};
-use crate::trace;
 use crate::placement::{self, NodeInput, Plan, Rules, WorldInput};
+use crate::trace;
 use crate::world::mailbox::Mailbox;
 use crate::world::start::WorldPlan;
 use aether_store::{Directory, NodeId, NodeInfo, NodeRow, NodeState, Store, StoreError};
@@ -35,8 +35,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-use view::View;
 use traces::Traces;
+use view::View;
 use wire::{Answer, Frame, TraceOf};
 
 /// Worlds that are being released at a time.
@@ -335,7 +335,9 @@ impl Member {
             let rebalance = if self.directory.open_reloads()?.is_empty() { moves.left(self.section.moves_per_minute) } else { 0 };
             let plan = self.solve(&view, rebalance);
             if !plan.moves.is_empty() {
-                let _span = tracing::info_span!(parent: None, "placement", moves = plan.moves.len(), unplaced = plan.unplaced.len()).entered();
+                let _span =
+                    tracing::info_span!(parent: None, "placement", moves = plan.moves.len(), unplaced = plan.unplaced.len())
+                        .entered();
                 let rebalanced = plan.moves.iter().filter(|step| step.why == placement::Why::Rebalance).count();
                 moves.spend(rebalanced);
                 let target = |step: &placement::Move| Some((WorldId::new(&step.world).ok()?, Some(step.to.clone())));

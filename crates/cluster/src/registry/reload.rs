@@ -220,7 +220,8 @@ pub(crate) async fn run(services: &Arc<Services>, script: ScriptId, loaded: Load
     let (worlds, _) = worlds_of(services, script);
     let tell = |text: String| services.events.push(NodeEvent::Reload { script: script.to_string(), text });
     let order = order(script, &loaded);
-    let refused = rehearse(services, &worlds, &order).instrument(tracing::info_span!("reload.prepare", worlds = worlds.len())).await;
+    let refused =
+        rehearse(services, &worlds, &order).instrument(tracing::info_span!("reload.prepare", worlds = worlds.len())).await;
     if let Some((world, reason)) = refused.into_iter().next() {
         let reason = format!("rehearsal in world {world}: {reason}");
         tell(format!("version {version} rolled back: {reason}"));

@@ -503,7 +503,8 @@ impl HostedWorld {
             self.record(FlightKind::MissedTicks, None, format!("{} ticks skipped", missed - self.since_start.missed));
         }
         if (deferred > 0) != self.since_start.deferring {
-            let text = if deferred > 0 { format!("{deferred} deferrals in a second") } else { "nobody is deferred now".to_owned() };
+            let text =
+                if deferred > 0 { format!("{deferred} deferrals in a second") } else { "nobody is deferred now".to_owned() };
             self.record(FlightKind::Deferral, None, text);
         }
         (self.since_start.missed, self.since_start.deferring) = (missed, deferred > 0);
