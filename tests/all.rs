@@ -10,6 +10,7 @@ mod compile;
 mod hostile;
 mod layers;
 mod metering;
+mod observe;
 mod program;
 mod records;
 mod registry;

@@ -29,6 +29,12 @@ fn tools() -> &'static Path {
     })
 }
 
+/// The machine's, or the one that was fetched.
+pub fn promtool() -> PathBuf {
+    let found = Command::new("promtool").arg("--version").output().is_ok();
+    if found { PathBuf::from("promtool") } else { tools().join("promtool") }
+}
+
 /// Run one of the Python files.
 #[track_caller]
 fn python(file: &str, arguments: &[&str]) {
@@ -323,10 +329,8 @@ fn the_metrics_are_what_promtool_calls_good() {
     let token = served.token(Role::Viewer);
     let text = served.get("/metrics", &token);
     assert_eq!(text.status, 200);
-    let found = Command::new("promtool").arg("--version").output().is_ok();
-    let promtool = if found { PathBuf::from("promtool") } else { tools().join("promtool") };
     let mut check =
-        Command::new(promtool).args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Command::new(promtool()).args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     check.stdin.take().unwrap().write_all(&text.body).unwrap();
     let output = check.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

@@ -102,8 +102,6 @@ pub struct MoveBody {
 pub enum Request {
     /// What the node is doing.
     Status,
-    /// One world and its scripts.
-    World(String),
     /// All versions of all scripts.
     Versions,
     /// Publish, or only say what would happen.
@@ -160,6 +158,18 @@ pub enum Request {
         /// More of the query; may be empty.
         filters: String,
     },
+    /// The nodes of the cluster, or this one alone.
+    Nodes,
+    /// Worlds of the cluster, with a query (`sort=load&limit=100`).
+    Worlds(String),
+    /// One world with its scripts.
+    World(String),
+    /// Reloads that go on.
+    Reloads,
+    /// The last things that happened to a world.
+    Flight(String),
+    /// What a world may use; of all worlds of the node without a name.
+    Limits(Option<String>),
     /// Whether every world that should tick does. Its answer is an error's if one does not.
     Ready,
 }
@@ -169,7 +179,6 @@ impl Request {
     pub fn route(&self) -> (&'static str, String) {
         match self {
             Request::Status => ("GET", "/v1/status".into()),
-            Request::World(world) => ("GET", format!("/v1/worlds/{world}")),
             Request::Versions => ("GET", "/v1/versions".into()),
             Request::Publish { plan, canary: None } => ("POST", format!("/v1/publish?plan={plan}")),
             Request::Publish { plan, canary: Some(worlds) } => ("POST", format!("/v1/publish?plan={plan}&canary={worlds}")),
@@ -191,6 +200,13 @@ impl Request {
             Request::Restore(world) => ("POST", format!("/v1/worlds/{world}/restore")),
             Request::SetAside(world) => ("GET", format!("/v1/worlds/{world}/set-aside")),
             Request::Events { since, filters } => ("GET", format!("/v1/events?since={since}&{filters}")),
+            Request::Nodes => ("GET", "/v1/nodes".into()),
+            Request::Worlds(query) => ("GET", format!("/v1/worlds?{query}")),
+            Request::World(world) => ("GET", format!("/v1/worlds/{world}")),
+            Request::Reloads => ("GET", "/v1/reloads".into()),
+            Request::Flight(world) => ("GET", format!("/v1/worlds/{world}/flight")),
+            Request::Limits(Some(world)) => ("GET", format!("/v1/worlds/{world}/limits")),
+            Request::Limits(None) => ("GET", "/v1/limits".into()),
             Request::Ready => ("GET", "/readyz".into()),
         }
     }

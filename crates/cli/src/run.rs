@@ -1,7 +1,8 @@
 //! `aether run`: a node from a cluster file, a live view, a clean stop.
 
+use crate::progress::Progress;
 use crate::view::{self, View};
-use crate::{CommandResult, compiler, config_file, say};
+use crate::{CommandResult, compiler, config_file, say, telemetry};
 use aether_admin::{HttpOptions, HttpServer, ServeError, audit_path, serve_http, tokens_path};
 use aether_cluster::{Node, NodeConfig, WorldState};
 use clap::Args;
@@ -60,6 +61,7 @@ fn serve_admin(node: &Arc<Node>, config: &NodeConfig, base: &Path) -> Result<Opt
 
 /// Start a node, show it, stop it.
 pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> CommandResult {
+    let _telemetry = telemetry::start(Some(config))?;
     let signals = Arc::new(AtomicU32::new(0));
     let seen = Arc::clone(&signals);
     ctrlc::set_handler(move || {
@@ -70,7 +72,13 @@ pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> Command
     })?;
     let begin = Instant::now();
     let terminal = std::io::stdout().is_terminal() && !args.plain && !args.json;
-    let node = Arc::new(Node::start(config, base, compiler(), |what| tracing::info!(what, "starting"))?);
+    let starting = Progress::new("starting");
+    let node = Node::start(config, base, compiler(), |what| {
+        tracing::info!(what, "starting");
+        starting.say(what);
+    });
+    drop(starting);
+    let node = Arc::new(node?);
     let server = aether_admin::serve(Arc::clone(&node), aether_admin::socket_path(&base.join(&config.node.data_dir)));
     let server = server.inspect_err(|_| drop(node.shut_down()))?;
     let http = serve_admin(&node, config, base).inspect_err(|_| drop(node.shut_down()))?;

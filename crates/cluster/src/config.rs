@@ -121,6 +121,9 @@ pub struct NodeSection {
     /// A file to which everything that leaves worlds is appended, a JSON object a line. For looking at a world from outside: it costs
     /// the tick threads the writing, and grows without end.
     pub outputs: Option<PathBuf>,
+    /// An OpenTelemetry collector that traces are sent to, `http://HOST:PORT`: OTLP over HTTP, to `/v1/traces` there. Nobody if it says
+    /// nothing.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Default for NodeSection {
@@ -135,6 +138,7 @@ impl Default for NodeSection {
             world_restart_period_seconds: 60.0,
             checkpoints_kept: 2,
             outputs: None,
+            otlp_endpoint: None,
         }
     }
 }
@@ -386,6 +390,13 @@ impl NodeConfig {
         let seconds = self.node.world_restart_period_seconds;
         c.range("node.world_restart_period_seconds", seconds, 1.0..=86_400.0, "1 to 86400");
         c.range("node.checkpoints_kept", self.node.checkpoints_kept, 1..=1_000, "1 to 1000");
+        if let Some(endpoint) = self.node.otlp_endpoint.as_ref().filter(|endpoint| !endpoint.starts_with("http://")) {
+            c.bad(
+                "node.otlp_endpoint",
+                format!("{endpoint:?}"),
+                "http://HOST:PORT of a collector on this machine or in its network",
+            );
+        }
         if self.admin.tls_cert.is_some() != self.admin.tls_key.is_some() {
             c.bad("admin.tls_key", format!("{:?}", self.admin.tls_key), "set if, and only if, admin.tls_cert is");
         }
@@ -530,6 +541,16 @@ impl WorldSpec {
         }
     }
 
+    /// Whether one of its copies has this name.
+    pub fn has(&self, name: &str) -> bool {
+        if self.count == 1 {
+            return self.name == name;
+        }
+        let number = name.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('-'));
+        let number = number.and_then(|number| number.parse().ok().filter(|n: &u32| n.to_string() == number));
+        number.is_some_and(|number| (1..=self.count).contains(&number))
+    }
+
     /// The names of its copies.
     pub fn names(&self) -> Vec<String> {
         numbered(&self.name, self.count)
@@ -587,6 +608,15 @@ mod tests {
     #[test]
     fn the_defaults_are_in_range() {
         assert_eq!(NodeConfig::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_world_has_the_names_of_its_copies_and_no_others() {
+        let spec: WorldSpec = toml::from_str("name = \"town\"\ncount = 12").unwrap();
+        assert!(spec.names().iter().all(|name| spec.has(name)));
+        for other in ["town", "town-0", "town-13", "town-01", "town-+1", "town-", "inn-1"] {
+            assert!(!spec.has(other), "{other}");
+        }
     }
 
     #[test]

@@ -88,9 +88,12 @@ const EVENTS_MAX: usize = 4_096;
 #[derive(Debug, Clone, Default)]
 pub struct EventLog(Arc<Mutex<Events>>);
 
+/// An event and when it happened, milliseconds since 1970.
+pub type TimedEvent = (u64, NodeEvent);
+
 #[derive(Debug, Default)]
 struct Events {
-    list: VecDeque<NodeEvent>,
+    list: VecDeque<TimedEvent>,
     /// How many there have been.
     count: u64,
 }
@@ -109,7 +112,7 @@ impl EventLog {
         }
         let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         events.count += 1;
-        events.list.push_back(event);
+        events.list.push_back((clock_ms(), event));
         if events.list.len() > EVENTS_MAX {
             events.list.pop_front();
         }
@@ -117,11 +120,23 @@ impl EventLog {
 
     /// The events after the first `seen`, and how many there have been in all: the next call's `seen`.
     pub fn since(&self, seen: u64) -> (Vec<NodeEvent>, u64) {
+        let (events, count) = self.timed_since(seen);
+        (events.into_iter().map(|(_, event)| event).collect(), count)
+    }
+
+    /// The same with their times.
+    pub fn timed_since(&self, seen: u64) -> (Vec<TimedEvent>, u64) {
         let events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let new = (events.count - seen.min(events.count)) as usize;
         let skip = events.list.len().saturating_sub(new);
         (events.list.iter().skip(skip).cloned().collect(), events.count)
     }
+}
+
+/// What a clock on the wall says, milliseconds since 1970. For people: nothing is decided by it.
+pub(crate) fn clock_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]

@@ -88,7 +88,8 @@ impl Fibre {
             let _ = self.future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         }
         let counters = &mut self.meeting.exchange.borrow_mut().counters;
-        Counters { host_calls: std::mem::take(&mut counters.host_calls), memory_bytes: counters.memory_bytes }
+        let memory_bytes = counters.memory_bytes;
+        Counters { memory_bytes, ..std::mem::replace(counters, Counters { memory_bytes, ..Counters::default() }) }
     }
 
     /// Begin a call (`Some`) or go on with the one that is paused, for one quantum. Whether it is paused now is in the outcome.
@@ -218,9 +219,12 @@ async fn live(mut store: Store<ScriptData>, mut exports: Exports, meeting: Arc<M
 /// Move what was counted to where the world can read it.
 fn report(store: &mut Store<ScriptData>, meeting: &Meeting) {
     let data = store.data_mut();
-    let Counters { host_calls, memory_bytes } = &mut meeting.exchange.borrow_mut().counters;
+    let Counters { host_calls, refused, memory_bytes } = &mut meeting.exchange.borrow_mut().counters;
     for (sum, calls) in host_calls.iter_mut().zip(&mut data.own.host_calls) {
         *sum += std::mem::take(calls);
+    }
+    for (sum, actions) in refused.iter_mut().zip(data.own.limiter.take_refused()) {
+        *sum += actions;
     }
     *memory_bytes = data.meter.used;
 }

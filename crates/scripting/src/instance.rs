@@ -259,12 +259,13 @@ impl ScriptInstance {
         })
     }
 
-    /// Host calls since this was last asked, and memory. Of a paused script: as of its last finished call.
+    /// Host calls and refused actions since this was last asked, and memory. Of a paused script: as of its last finished call.
     pub fn take_counters(&mut self) -> Counters {
         match &mut self.body {
             Body::Sync(body) => {
                 let data = body.store.data_mut();
-                Counters { host_calls: std::mem::take(&mut data.own.host_calls), memory_bytes: data.meter.used }
+                let (host_calls, refused) = (std::mem::take(&mut data.own.host_calls), data.own.limiter.take_refused());
+                Counters { host_calls, refused, memory_bytes: data.meter.used }
             }
             Body::Fibre(fibre) => fibre.take_counters(!self.paused && !self.ended),
         }

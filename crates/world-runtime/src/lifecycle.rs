@@ -74,6 +74,7 @@ impl World {
             saved,
             restarts: Restarts::default(),
             deferrals_seen: 0,
+            refused: [0; 7],
             suspect: None,
             in_hand: 0,
             seated: false,
@@ -433,6 +434,7 @@ impl ScriptStatus {
             deferrals: 0,
             cost_ns: 0.0,
             host_calls: [0; 7],
+            refused: [0; 7],
             memory_bytes: 0,
             restarts: 0,
         }

@@ -108,6 +108,8 @@ pub struct ScriptStatus {
     pub cost_ns: f32,
     /// Host calls by group since the last status.
     pub host_calls: [u32; 7],
+    /// Actions refused by a rate limit since the world started, in the order of [`aether_scripting::RateLimitedAction::ALL`].
+    pub refused: [u32; 7],
     /// Bytes of memory.
     pub memory_bytes: u64,
     /// Restarts since the world started.
@@ -264,6 +266,8 @@ pub(crate) struct Slot {
     pub saved: Option<(Version, Vec<u8>)>,
     pub restarts: Restarts,
     pub deferrals_seen: u32,
+    /// Actions refused by a rate limit, of all its instances so far.
+    pub refused: [u32; 7],
     /// What ended it, and is tried once more.
     pub suspect: Option<Call>,
     /// The delivery number of the message that it is in the middle of, if that has one.

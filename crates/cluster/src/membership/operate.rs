@@ -1,5 +1,6 @@
 //! What people see of a cluster and change about it, by way of the directory. Not here: carrying it out (`mod.rs`).
 
+use crate::membership::lease::boottime_ns;
 use crate::membership::status::{ClusterLink, ClusterNode, ClusterStatus, ClusterWorld};
 use crate::membership::view::View;
 use crate::membership::{Member, lock};
@@ -50,6 +51,9 @@ impl Member {
                 links.strangers().into_iter().map(|(cut, count)| (cut.label().to_owned(), count)).collect()
             }),
             unknown_frames: self.unknown_frames.load(Ordering::Relaxed),
+            lease_seconds: self.section.lease_seconds,
+            renewed_seconds_ago: boottime_ns().saturating_sub(self.renewed_ns.load(Ordering::Acquire)) as f64 / 1e9,
+            renewals_late: self.renewals_late.load(Ordering::Relaxed),
         }
     }
 
@@ -79,7 +83,10 @@ impl Member {
             },
             None => row.target.clone(),
         };
-        self.directory.set_targets(None, &[(id, target)], node.is_some()).map_err(|error| error.to_string())?;
+        let span = tracing::info_span!("world.move", world, to = target, pinned = node.is_some());
+        let _entered = span.enter();
+        self.directory.set_targets(None, &[(id.clone(), target)], node.is_some()).map_err(|error| error.to_string())?;
+        self.announce(std::iter::once(id));
         self.tell_all();
         self.look();
         Ok(())

@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tracing::Instrument;
 
 /// Loading may compile.
 const PREPARE_TIME: Duration = Duration::from_secs(60);
@@ -188,7 +189,7 @@ async fn coordinate(
     let mut phase = ReloadPhase::Prepare;
     let outcome = async {
         all(member, &members, &Ask::Prepare { script, version }, PREPARE_TIME).await?;
-        advance(member, services, id, phase, ReloadPhase::Activate, "").await?;
+        advance(member, services, id, phase, ReloadPhase::Activate, "").instrument(tracing::info_span!("reload.intent")).await?;
         phase = ReloadPhase::Activate;
         let mut worlds = 0;
         if let Some(count) = canary {
@@ -202,7 +203,7 @@ async fn coordinate(
         let (more, swap_ms) = all(member, &members, &ask, ACTIVATE_TIME).await?;
         worlds += more;
         let swapped = before + swap_ms;
-        advance(member, services, id, phase, ReloadPhase::Committed, "").await?;
+        advance(member, services, id, phase, ReloadPhase::Committed, "").instrument(tracing::info_span!("reload.commit")).await?;
         Ok::<_, String>((worlds, swapped))
     };
     let outcome = outcome.await;
@@ -261,9 +262,10 @@ async fn all(member: &Arc<Member>, members: &[NodeRow], ask: &Ask, time: Duratio
     for row in members {
         let mine = member.is_me(row);
         let (member, ask, name, id) = (Arc::clone(member), ask.clone(), row.info.name.clone(), row.id.clone());
-        answers.push(tokio::spawn(async move {
-            if mine { Ok(member.answer(ask).await) } else { ask_living(&member, &name, &id, ask, time).await }
-        }));
+        let asked = async move {
+            if mine { Ok(member.answer(ask, None).await) } else { ask_living(&member, &name, &id, ask, time).await }
+        };
+        answers.push(tokio::spawn(asked.in_current_span()));
     }
     let (mut worlds, mut swap_ms, mut failed) = (0, 0, None);
     for (row, answer) in members.iter().zip(answers) {

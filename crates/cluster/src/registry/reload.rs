@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument;
 
 /// How a reload went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -219,13 +220,14 @@ pub(crate) async fn run(services: &Arc<Services>, script: ScriptId, loaded: Load
     let (worlds, _) = worlds_of(services, script);
     let tell = |text: String| services.events.push(NodeEvent::Reload { script: script.to_string(), text });
     let order = order(script, &loaded);
-    let refused = rehearse(services, &worlds, &order).await;
+    let refused =
+        rehearse(services, &worlds, &order).instrument(tracing::info_span!("reload.prepare", worlds = worlds.len())).await;
     if let Some((world, reason)) = refused.into_iter().next() {
         let reason = format!("rehearsal in world {world}: {reason}");
         tell(format!("version {version} rolled back: {reason}"));
         return Err(RegistryError::RolledBack { script, version, reason });
     }
-    match swap(services, &worlds, &order).await {
+    match swap(services, &worlds, &order).instrument(tracing::info_span!("reload.activate", worlds = worlds.len())).await {
         Ok(swap_ms) => {
             // Written down before anybody lets the old one go.
             let (inner, active) = (Arc::clone(services), loaded.clone());

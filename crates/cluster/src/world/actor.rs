@@ -4,6 +4,7 @@
 //! first instances), ticking, asleep. When the world ends the actor fails with that [`End`], and its supervisor decides.
 //! Not here: the tick (`hosted`), restarts of worlds (`node/supervisor`), restarts of scripts (the world decides those).
 
+use crate::flight::FlightKind;
 use crate::node::{NodeError, Services};
 use crate::script::{Built, Purpose, ScriptActor, ScriptArguments, ScriptMessage};
 use crate::status::WorldState;
@@ -132,6 +133,9 @@ impl Actor for WorldActor {
             WorldMessage::Loaded(loaded) => {
                 let start::Read { mut world, claim, messages, versions } =
                     loaded.map_err(|error| end_of_start(&error, state.arguments.services.member().is_some()))?;
+                let Claim { generation, commit_seq } = claim;
+                let text = format!("in generation {}, after commit {commit_seq}", generation.0);
+                state.arguments.mailbox.record(FlightKind::Claimed, text);
                 let orders = world.take_wanted();
                 state.starting = Some(Starting { world, claim, messages, versions, missing: orders.len() });
                 for order in orders {
@@ -171,6 +175,7 @@ impl Actor for WorldActor {
                 Ok(_) => {
                     world.settle(state.arguments.services.ticker.now_ns());
                     state.asleep = Some(world.claim());
+                    state.arguments.mailbox.record(FlightKind::Rest, "it sleeps");
                     state.scripts.drain().for_each(|(_, actor)| actor.stop(None));
                     tokio::task::spawn_blocking(move || drop(world));
                     if std::mem::take(&mut state.reread) || !state.arguments.mailbox.sleep() {
@@ -392,6 +397,7 @@ impl WorldActorState {
             services: Arc::clone(services),
             restarts: arguments.restarts,
         };
+        arguments.mailbox.record(FlightKind::Started, format!("it ticks, at {} Hz", limits.tick_hz));
         services.ticker.add(Box::new(HostedWorld::new(world, &messages, claim, place, pace, now_ns)));
     }
 

@@ -4,8 +4,9 @@
 //! durable. A panic in it ends this world only: the thread that ticks catches it. Not here: starting and restarting (`actor`).
 
 use crate::events::NodeEvent;
+use crate::flight::{self, FlightKind};
 use crate::node::Services;
-use crate::status::{WorldState, WorldStatus};
+use crate::status::{WorldState, WorldStatus, count};
 use crate::world::actor::WorldMessage;
 use crate::world::checkpoint;
 use crate::world::courier::{self, Courier, Parcel};
@@ -23,6 +24,7 @@ use ractor::ActorRef;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Entities that somebody who looks at a world is shown.
@@ -83,6 +85,7 @@ pub(crate) struct HostedWorld {
     reload_told: Option<ReloadPhase>,
     ticks: Histogram<u32>,
     totals: Totals,
+    since_start: SinceStart,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -93,6 +96,20 @@ struct Totals {
     commands: u64,
     calls_out: u64,
     calls_refused: u64,
+}
+
+/// What is counted from the start of this life on.
+#[derive(Debug, Clone, Copy, Default)]
+struct SinceStart {
+    over_budget_ticks: u64,
+    checkpoints: u64,
+    checkpoints_failed: u64,
+    /// As of the last status.
+    missed: u64,
+    /// Whether scripts were deferred in the second before the last status.
+    deferring: bool,
+    /// Whether its output waited for the disk when it last said so.
+    held: bool,
 }
 
 impl HostedWorld {
@@ -124,6 +141,7 @@ impl HostedWorld {
             // To one percent; a tick of more than a second is recorded as one. 12 KiB, and there are thousands of these.
             ticks: Histogram::new_with_bounds(1, 1_000_000_000, 2).expect("these bounds are valid"),
             totals: Totals::default(),
+            since_start: SinceStart::default(),
         };
         hosted.deliver_waiting();
         hosted
@@ -175,8 +193,14 @@ impl HostedWorld {
         self.release(now_ns);
         if self.gate.is_full(self.claim.commit_seq) {
             // The disk is behind: the world waits rather than let anybody see what may be lost.
+            if !std::mem::replace(&mut self.since_start.held, true) {
+                self.record(FlightKind::Held, None, "its output waits for the disk, and so does it");
+            }
             self.publish(WorldState::Held);
             return Round::Continue;
+        }
+        if std::mem::take(&mut self.since_start.held) {
+            self.record(FlightKind::Held, None, "the disk has caught up");
         }
         let came = self.take_inbound(now_ns);
         if self.hibernate_ns > 0 && (came || !self.world.is_idle() || !self.courier.is_idle() || !self.waiting.is_empty()) {
@@ -220,7 +244,7 @@ impl HostedWorld {
         if !discarded.is_empty() {
             let _ = self.place.actor.cast(WorldMessage::Discard(discarded));
         }
-        if let Some((_, version, phase)) = self.world.reload_phase() {
+        if let Some((script, version, phase)) = self.world.reload_phase() {
             let news = !matches!(
                 (&self.reload_told, phase),
                 (Some(ReloadPhase::Swapping { .. }), ReloadPhase::Swapping { .. })
@@ -228,6 +252,7 @@ impl HostedWorld {
             ) && self.reload_told.as_ref() != Some(phase);
             if news {
                 self.reload_told = Some(phase.clone());
+                self.record(FlightKind::Reload, None, format!("{script} version {version}: {}", phase_text(phase)));
                 let _ = self.place.actor.cast(WorldMessage::Reload(version, phase.clone()));
             }
         }
@@ -236,15 +261,31 @@ impl HostedWorld {
     fn control(&mut self, control: Control, now_ns: u64) -> Result<Option<Round>, End> {
         match control {
             Control::Install { key, life, built } => {
+                let good = built.is_ok();
                 let spare = self.world.install(key, life, built);
+                if let (Some(name), None, true) = (self.world.name_at(key), &spare, good) {
+                    self.record(FlightKind::ScriptRestarted, Some(name), "has an instance again");
+                }
                 self.discard(spare);
             }
             Control::Reloaded { key, version, built } => {
                 let spare = self.world.lend_reloaded(key, version, built);
                 self.discard(spare);
             }
-            Control::Suspend { script, reply } => answer(reply, self.world.suspend(&script)),
-            Control::Resume { script, reply } => answer(reply, self.world.resume(&script)),
+            Control::Suspend { script, reply } => {
+                let suspended = self.world.suspend(&script);
+                if suspended {
+                    self.record(FlightKind::Suspension, Some(&script), "suspended by an operator");
+                }
+                answer(reply, suspended);
+            }
+            Control::Resume { script, reply } => {
+                let resumed = self.world.resume(&script);
+                if resumed {
+                    self.record(FlightKind::Suspension, Some(&script), "resumed by an operator");
+                }
+                answer(reply, resumed);
+            }
             Control::Checkpoint { reply, .. } if self.world.is_reloading() => {
                 answer(reply, Err("a reload is going on: wait for its end".to_owned()));
             }
@@ -368,6 +409,9 @@ impl HostedWorld {
 
     fn account(&mut self, report: &TickReport) {
         self.ticks.saturating_record(report.close.used_ns.max(1));
+        if report.close.used_ns > self.world.config().scheduler.budget_ns {
+            self.since_start.over_budget_ticks += 1;
+        }
         self.totals.turns += u64::from(report.close.ran);
         self.totals.deferred += u64::from(report.close.deferred);
         self.totals.engine_ns += report.engine_ns;
@@ -384,10 +428,22 @@ impl HostedWorld {
             });
         }
         for end in &report.ends {
+            let cause = end.end.to_string();
+            let (kind, follows) = match (end.parked, end.again) {
+                (true, _) => (FlightKind::ScriptParked, "parked"),
+                (false, true) => (FlightKind::ScriptEnded, "ended, comes back"),
+                (false, false) => (FlightKind::ScriptEnded, "ended"),
+            };
+            self.record(kind, Some(&end.name), format!("{} version {} {follows}: {cause}", end.script, end.version));
+            if end.parked {
+                count(&self.place.services.counting.scripts_parked);
+                let reason = format!("script {} parked: {cause}", end.name);
+                flight::dump(&self.place.services, &self.place.mailbox, reason);
+            }
             self.place.services.events.push(NodeEvent::ScriptEnded {
                 world: world.to_owned(),
                 script: end.name.clone(),
-                cause: end.end.to_string(),
+                cause,
                 parked: end.parked,
                 again: end.again,
             });
@@ -399,6 +455,7 @@ impl HostedWorld {
             };
             let script = self.world.name_at(key).unwrap_or("?");
             let percent = (self.world.utilisation() * 100.0) as u32;
+            self.record(FlightKind::Suspension, Some(script), format!("{verb} at {percent}% of the budget over ten seconds"));
             self.place.services.events.push(NodeEvent::Overload {
                 world: world.to_owned(),
                 action: format!("{script} {verb} at {percent}% of the budget over ten seconds"),
@@ -419,7 +476,38 @@ impl HostedWorld {
             .writes
             .retain(|write| !more.writes.iter().any(|later| (&later.namespace, &later.key) == (&write.namespace, &write.key)));
         output.writes.extend(more.writes);
-        checkpoint.map_err(|error| self.tell(0, format!("no checkpoint could be made, the one before it counts: {error}"))).ok()
+        match checkpoint {
+            Ok(checkpoint) => {
+                self.since_start.checkpoints += 1;
+                Some(checkpoint)
+            }
+            Err(error) => {
+                let text = format!("no checkpoint could be made, the one before it counts: {error}");
+                self.since_start.checkpoints_failed += 1;
+                self.record(FlightKind::Checkpoint, None, text.as_str());
+                self.tell(0, text);
+                None
+            }
+        }
+    }
+
+    /// Into the flight recorder.
+    fn record(&self, kind: FlightKind, script: Option<&str>, text: impl Into<String>) {
+        self.place.mailbox.flight.record(self.world.tick_number().0, kind, script, text);
+    }
+
+    /// What is seen once a second only: it costs nothing in a tick.
+    fn record_second(&mut self) {
+        let (missed, deferred) = (self.pacer.missed(), self.totals.deferred);
+        if missed > self.since_start.missed {
+            self.record(FlightKind::MissedTicks, None, format!("{} ticks skipped", missed - self.since_start.missed));
+        }
+        if (deferred > 0) != self.since_start.deferring {
+            let text =
+                if deferred > 0 { format!("{deferred} deferrals in a second") } else { "nobody is deferred now".to_owned() };
+            self.record(FlightKind::Deferral, None, text);
+        }
+        (self.since_start.missed, self.since_start.deferring) = (missed, deferred > 0);
     }
 
     fn tell(&self, level: u8, text: String) {
@@ -448,8 +536,18 @@ impl HostedWorld {
             let writes = output.writes.into_iter().map(write).collect();
             let messages = messages.unwrap_or_default();
             let batch = Batch { world: self.id.clone(), generation, after_seq, writes, messages, checkpoint, checkpoint_name };
-            let (durable, seq) = (Arc::clone(&self.durable), after_seq + 1);
-            self.place.services.store.commit(batch, Box::new(move |result| durable.report(seq, result)))?;
+            let (durable, seq, begun) = (Arc::clone(&self.durable), after_seq + 1, Instant::now());
+            // Until it is durable; scripts and their ticks are in no trace.
+            let span = batch.checkpoint.as_ref().map(|checkpoint| {
+                let world = self.id.as_str();
+                tracing::info_span!(parent: None, "world.checkpoint", world, bytes = checkpoint.len(), seq)
+            });
+            let done = move |result: Result<(), StoreError>| {
+                let _entered = span.as_ref().map(tracing::Span::enter);
+                durable.took(begun.elapsed());
+                durable.report(seq, result);
+            };
+            self.place.services.store.commit(batch, Box::new(done))?;
             self.claim.commit_seq = seq;
         }
         let tick = self.world.tick_number().0;
@@ -492,6 +590,7 @@ impl HostedWorld {
     }
 
     fn publish(&mut self, state: WorldState) {
+        self.record_second();
         let scripts = self.world.status();
         let count = |wanted: fn(&aether_world_runtime::ScriptState) -> bool| {
             scripts.iter().filter(|script| wanted(&script.state)).count()
@@ -504,7 +603,9 @@ impl HostedWorld {
             state,
             tick: self.world.tick_number().0,
             ticks,
+            tick_hz: self.pacer.hz(),
             missed_ticks: self.pacer.missed(),
+            over_budget_ticks: self.since_start.over_budget_ticks,
             tick_p50_us: us(self.ticks.value_at_quantile(0.5)),
             tick_p99_us: us(self.ticks.value_at_quantile(0.99)),
             tick_max_us: us(self.ticks.max()),
@@ -528,6 +629,9 @@ impl HostedWorld {
             restarts: self.place.restarts,
             host: self.world.host_stats(),
             commit_seq: self.claim.commit_seq,
+            commit_max_us: self.durable.take_longest().as_secs_f64() * 1e6,
+            checkpoints: self.since_start.checkpoints,
+            checkpoints_failed: self.since_start.checkpoints_failed,
             scripts: Arc::new(scripts),
         };
         self.ticks.reset();
@@ -575,6 +679,8 @@ impl HostedWorld {
     /// It could not be put to sleep: it goes on, and is not idle for as long again.
     pub fn stay_awake(&mut self, now_ns: u64, why: &str) {
         self.busy_ns = now_ns;
+        self.since_start.checkpoints_failed += 1;
+        self.record(FlightKind::Checkpoint, None, format!("it could not be saved: {why}"));
         self.tell(1, format!("it stays awake, since it could not be saved: {why}"));
     }
 
@@ -601,6 +707,15 @@ impl HostedWorld {
     /// Why its last commits failed, if they did.
     pub fn failure(&self) -> Option<StoreError> {
         self.durable.failure()
+    }
+}
+
+fn phase_text(phase: &ReloadPhase) -> String {
+    match phase {
+        ReloadPhase::Swapping { left } => format!("is swapped in, {left} instances left"),
+        ReloadPhase::Watching { .. } => "is watched".to_owned(),
+        ReloadPhase::Held => "is well, and waits for the other worlds".to_owned(),
+        ReloadPhase::RolledBack { reason } => format!("went back: {reason}"),
     }
 }
 

@@ -5,7 +5,9 @@
 use crate::config::{ConfigError, ScriptSpec, WorldSpec};
 use crate::events::NodeEvent;
 use crate::node::{NodeError, Services};
+use crate::status::count;
 use crate::ticker::panic_text;
+use crate::trace;
 use crate::world::checkpoint;
 use aether_engine::{Engine, EngineConfig};
 use aether_scripting::{ScriptId, Vec3, Version};
@@ -44,11 +46,16 @@ pub(crate) struct Read {
 /// `claim`: it is claimed already. It only slept, or an operator went back to another checkpoint.
 pub(crate) fn load(services: &Services, plan: &WorldPlan, claim: Option<Claim>) -> Result<Read, NodeError> {
     let id = plan.world_id()?;
+    let _span = trace::adopt(tracing::info_span!("world.claim", world = plan.name), trace_of(services, &id).as_deref()).entered();
     let spec = &plan.spec;
     let limits = spec.limits(&services.config.limits);
     let claim = match claim {
         Some(claim) => claim,
-        None => services.store.claim(&id)?,
+        None => {
+            let claim = services.store.claim(&id)?;
+            count(&services.counting.worlds_claimed);
+            claim
+        }
     };
     let engine = EngineConfig {
         prefabs: services.registry.prefabs(spec)?,
@@ -71,6 +78,11 @@ pub(crate) fn load(services: &Services, plan: &WorldPlan, claim: Option<Claim>) 
     }
     world.finish_restore();
     Ok(Read { world, claim, messages, versions })
+}
+
+/// The trace of whoever moves the world here.
+fn trace_of(services: &Services, world: &WorldId) -> Option<String> {
+    services.member()?.trace_of(world)
 }
 
 fn read_checkpoint(
