@@ -1,4 +1,4 @@
-//! Names and source lines of a module's functions, out of its name section and its DWARF.
+//! Names and source lines of a module's functions, out of its name section and its DWARF or source map.
 //!
 //! Start with [`Symbols::read`], then [`Symbols::describe`]. Places are relative to a function's body, so the symbols of an author's build
 //! are good for the same code without them: what is published is [`without_debug`]. Not here: collecting traces (`trace`).
@@ -22,6 +22,9 @@ pub struct Symbols {
     bodies: Vec<Range<usize>>,
     /// `.debug_*` sections.
     debug: HashMap<String, Range<usize>>,
+    /// Of a source map: files, and where in the module what line (from 1) of which begins, in order.
+    sources: Vec<String>,
+    lines: Vec<(usize, usize, u32)>,
 }
 
 /// A frame for people.
@@ -101,8 +104,25 @@ impl Symbols {
         symbols
     }
 
+    /// Add a source map, whose columns are bytes of the module: what AssemblyScript makes beside it. One that is no good adds nothing.
+    pub fn add_source_map(&mut self, sources: Vec<String>, mappings: &str) {
+        self.lines = source_lines(mappings).filter(|lines| lines.iter().all(|l| l.1 < sources.len())).unwrap_or_default();
+        self.sources = sources;
+    }
+
+    /// The line of a place in a body, by the source map.
+    fn mapped(&self, body: &Range<usize>, at: usize) -> Option<(String, u32)> {
+        let after = self.lines.partition_point(|(begin, ..)| *begin <= at);
+        let (begin, source, line) = self.lines.get(after.checked_sub(1)?)?;
+        (*begin >= body.start).then(|| (self.sources.get(*source).cloned().unwrap_or_default(), *line))
+    }
+
     /// Whether it has source lines.
     pub fn has_lines(&self) -> bool {
+        !self.lines.is_empty() || self.has_dwarf()
+    }
+
+    fn has_dwarf(&self) -> bool {
         self.debug.contains_key(".debug_line") && self.debug.contains_key(".debug_info")
     }
 
@@ -127,14 +147,18 @@ impl Symbols {
             Ok(EndianSlice::new(self.wasm.get(range).unwrap_or(&[]), LittleEndian))
         };
         let sections = DwarfSections::load(section).unwrap_or_else(|never| match never {});
-        let context = self.has_lines().then(|| addr2line::Context::from_dwarf(sections.borrow(|slice| *slice)).ok()).flatten();
+        let context = self.has_dwarf().then(|| addr2line::Context::from_dwarf(sections.borrow(|slice| *slice)).ok()).flatten();
         trace.frames.iter().flat_map(|frame| self.describe_frame(frame, context.as_ref())).collect()
     }
 
     fn describe_frame(&self, frame: &TraceFrame, context: Option<&addr2line::Context<Slice<'_>>>) -> Vec<NamedFrame> {
         let plain = || vec![NamedFrame { function: self.name(frame.function).to_owned(), place: None }];
         let place = frame.function.checked_sub(self.imported).and_then(|defined| self.bodies.get(defined as usize));
-        let (Some(context), Some(body), Some(offset)) = (context, place, frame.offset) else { return plain() };
+        let (Some(body), Some(offset)) = (place, frame.offset) else { return plain() };
+        let Some(context) = context else {
+            let place = self.mapped(body, body.start + offset as usize);
+            return vec![NamedFrame { function: self.name(frame.function).to_owned(), place }];
+        };
         // DWARF counts from the beginning of the code section's content.
         let address = (body.start - self.code) as u64 + u64::from(offset);
         let mut found = Vec::new();
@@ -147,6 +171,46 @@ impl Symbols {
         }
         if found.is_empty() { plain() } else { found }
     }
+}
+
+/// The segments of a source map of one line: where they begin, of which source, at which line (from 1). `None`: not one.
+fn source_lines(mappings: &str) -> Option<Vec<(usize, usize, u32)>> {
+    let (mut column, mut source, mut line) = (0_i64, 0_i64, 0_i64);
+    let mut lines = Vec::new();
+    // What a wasm file has is one line.
+    let first = mappings.split(';').next()?;
+    for segment in first.split(',').filter(|segment| !segment.is_empty()) {
+        let fields = variable_length(segment)?;
+        column += fields.first()?;
+        if let [_, by_source, by_line, ..] = fields[..] {
+            (source, line) = (source + by_source, line + by_line);
+            lines.push((usize::try_from(column).ok()?, usize::try_from(source).ok()?, u32::try_from(line).ok()?.checked_add(1)?));
+        }
+    }
+    lines.is_sorted_by_key(|(begin, ..)| *begin).then_some(lines)
+}
+
+/// The numbers of a segment: base 64, five bits each, the sixth says that more follow, the lowest of all is the sign.
+fn variable_length(segment: &str) -> Option<Vec<i64>> {
+    let (mut numbers, mut number, mut shift) = (Vec::new(), 0_i64, 0);
+    for byte in segment.bytes() {
+        let digit = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        number |= i64::from(digit & 31).checked_shl(shift).filter(|_| shift < 60)?;
+        if digit & 32 != 0 {
+            shift += 5;
+        } else {
+            numbers.push(if number & 1 == 0 { number >> 1 } else { -(number >> 1) });
+            (number, shift) = (0, 0);
+        }
+    }
+    (shift == 0).then_some(numbers)
 }
 
 /// The module without its `.debug_*` sections: nodes have no use for them, and they are often most of it.
@@ -178,6 +242,22 @@ mod tests {
         let symbols = Symbols::read(&wat::parse_str(TEXT).unwrap());
         let names: Vec<_> = (0..5).map(|n| symbols.name(n)).collect();
         assert_eq!(names, ["aether:script.tick", "named", "exported", "function 3", "?"]);
+    }
+
+    #[test]
+    fn a_source_map_gives_the_line_of_a_place_in_a_body() {
+        // Column, source, line, column; each but the first relative to the one before.
+        assert_eq!(source_lines("kBACA,EAAC,IAEE"), Some(vec![(18, 0, 2), (20, 0, 2), (24, 0, 4)]));
+        assert_eq!(source_lines("kB!"), None);
+        assert_eq!(source_lines("kBACA,DAAA"), Some(vec![(18, 0, 2), (17, 0, 2)]).filter(|l| l.is_sorted_by_key(|(at, ..)| *at)));
+        let mut symbols = Symbols::read(&wat::parse_str(r#"(module (func (nop) (nop) (unreachable)))"#).unwrap());
+        let begin = symbols.bodies[0].start;
+        (symbols.sources, symbols.lines) = (vec!["a.ts".into()], vec![(begin + 1, 0, 7), (begin + 3, 0, 9)]);
+        let trace = |offset| Trace { frames: vec![TraceFrame { function: 0, offset: Some(offset), name: None }] };
+        let place = |offset| symbols.describe(&trace(offset))[0].place.clone();
+        assert_eq!(place(3), Some(("a.ts".into(), 9)));
+        assert_eq!(place(2), Some(("a.ts".into(), 7)));
+        assert_eq!(place(0), None);
     }
 
     #[test]

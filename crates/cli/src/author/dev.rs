@@ -101,7 +101,11 @@ struct Session {
     symbols: Vec<(Digest, Arc<Symbols>)>,
     /// What the node runs, as far as it is known here.
     running: Option<(Digest, String)>,
-    fuel_shown: Option<(Instant, u64, Version)>,
+    /// The version that is live.
+    current: Option<Version>,
+    fuel_shown: Option<(Instant, u64)>,
+    /// The trace that was shown last: who ends in the same place again and again is shown once.
+    shown: Vec<String>,
 }
 
 pub(crate) fn run(args: &DevArgs) -> CommandResult {
@@ -158,7 +162,9 @@ impl Session {
             seen: 0,
             symbols: Vec::new(),
             running: None,
+            current: None,
             fuel_shown: None,
+            shown: Vec::new(),
         })
     }
 
@@ -269,6 +275,7 @@ impl Session {
         let active = versions.iter().find(|version| version.script.as_str() == name && version.active);
         let runs_it = active.is_some_and(|active| active.source == code.digest);
         if let Some(active) = active.filter(|_| runs_it) {
+            self.current = Some(active.version);
             let ms = millis(saved.elapsed().saturating_sub(build_took));
             self.report.line(Tone::Good, "live", &format!("v{} in {} worlds, {ms} ms after the build", active.version, worlds.len()));
         }
@@ -342,19 +349,23 @@ impl Session {
         names
     }
 
-    fn show_trace(&self, version: Version, trace: Option<&Trace>) {
+    fn show_trace(&mut self, version: Version, trace: Option<&Trace>) {
         let Some(trace) = trace else { return };
-        match self.symbols_of(version) {
-            Some(symbols) => {
-                trace_lines(trace, symbols, &self.project.dir).iter().for_each(|line| self.report.line(Tone::Bad, "", line));
-            }
-            None => self.report.line(Tone::Bad, "", &format!("in {trace}")),
+        let lines = match self.symbols_of(version) {
+            Some(symbols) => trace_lines(trace, symbols, &self.project.dir),
+            None => vec![format!("in {trace}")],
+        };
+        if lines == self.shown {
+            return self.report.line(Tone::Bad, "", "where it ended before");
         }
+        lines.iter().for_each(|line| self.report.line(Tone::Bad, "", line));
+        self.shown = lines;
     }
 
     fn show_live(&mut self, version: Version, worlds: usize) {
         let Some(reload) = &mut self.reload else { return };
         reload.live = true;
+        self.current = Some(version);
         let ms = millis(reload.saved.elapsed().saturating_sub(reload.build_took));
         let build = match reload.build_took {
             Duration::ZERO => String::new(),
@@ -371,16 +382,23 @@ impl Session {
         let live = self.reload.take().is_some_and(|reload| reload.live);
         match published {
             Ok(report) if !live => {
+                self.current = Some(report.to);
                 self.report.line(Tone::Good, "live", &format!("v{} in {} worlds", report.to, report.worlds));
             }
             Ok(_) => {}
             Err(error) => {
-                self.running = None;
+                // Its next build is tried again, even if it is the one that ran before.
+                (self.running, self.current) = (None, self.active());
                 self.report.line(Tone::Bad, "refused", &self.explain(&error));
                 self.report.line(Tone::Odd, "refused", "the last good version goes on, its state as it was");
-                // Its next build is tried again, even if it is the one that ran before.
             }
         }
+    }
+
+    /// The version that serves now.
+    fn active(&self) -> Option<Version> {
+        let versions = self.local.as_ref()?.node.versions().ok()?;
+        versions.into_iter().find(|info| info.script == self.project.name && info.active).map(|info| info.version)
     }
 
     fn explain(&self, error: &RegistryError) -> String {
@@ -407,17 +425,18 @@ impl Session {
                 (memory, cost) = (memory.max(script.memory_bytes), cost.max(script.cost_ns));
             }
         }
-        if turns == 0 || self.reload.is_some() {
+        // A status is up to a second old.
+        if turns == 0 || self.reload.is_some() || Some(version) != self.current {
             return;
         }
         let each = fuel / turns;
-        let news = self.fuel_shown.is_none_or(|(_, before, v)| v != version || before.abs_diff(each) * 10 > before);
+        let news = self.fuel_shown.is_none_or(|(_, before)| before.abs_diff(each) * 10 > before);
         if news {
             let limit = self.project.manifest.limits.fuel;
             let text = format!("v{version}: {each} a tick of {limit}, {:.1} us, {} KiB", cost * 1e-3, memory >> 10);
             self.report.line(Tone::Faint, "fuel", &text);
         }
-        self.fuel_shown = Some((Instant::now(), each, version));
+        self.fuel_shown = Some((Instant::now(), each));
     }
 
     fn close(mut self) -> CommandResult {

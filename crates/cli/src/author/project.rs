@@ -3,7 +3,7 @@
 //! Start with [`Project::open`], then [`Project::code`]. Not here: running the build (`build`).
 
 use aether_scripting::manifest::ScriptManifest;
-use aether_scripting::symbols::without_debug;
+use aether_scripting::symbols::{NamedFrame, without_debug};
 use aether_scripting::{Digest, ScriptId, Symbols, Trace, TraceFrame, compile};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -85,10 +85,31 @@ pub(crate) struct Code {
 
 impl Code {
     pub fn new(bytes: &[u8]) -> Result<Code, Failure> {
+        Code::with_map(bytes, None)
+    }
+
+    /// A file, and the source map beside it if there is one.
+    pub fn read(file: &Path) -> Result<Code, Failure> {
+        let map = std::fs::read(file.with_added_extension("map")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Code::with_map(&read(file)?, map)
+    }
+
+    fn with_map(bytes: &[u8], map: Option<SourceMap>) -> Result<Code, Failure> {
         let binary = compile::to_binary(bytes)?;
         let wasm = without_debug(&binary);
-        Ok(Code { digest: Digest::of(&wasm), symbols: Arc::new(Symbols::read(&binary)), wasm })
+        let mut symbols = Symbols::read(&binary);
+        if let Some(map) = map {
+            symbols.add_source_map(map.sources, &map.mappings);
+        }
+        Ok(Code { digest: Digest::of(&wasm), symbols: Arc::new(symbols), wasm })
     }
+}
+
+/// What is read of a `.wasm.map`.
+#[derive(Deserialize)]
+struct SourceMap {
+    sources: Vec<String>,
+    mappings: String,
 }
 
 pub(crate) fn read(file: &Path) -> Result<Vec<u8>, Failure> {
@@ -161,19 +182,17 @@ impl Project {
 
     /// The code as it was built last.
     pub fn code(&self) -> Result<Code, Failure> {
-        Code::new(&read(&self.code_file())?)
+        Code::read(&self.code_file())
     }
 
     /// The code of one file, with the symbols of the build that made it if that is there.
     pub fn code_of(&self, file: &Path) -> Result<Code, Failure> {
-        let mut code = Code::new(&read(file)?)?;
+        let mut code = Code::read(file)?;
         if !code.symbols.has_lines()
-            && let Some(built) = self.build.as_ref().and_then(|build| std::fs::read(self.dir.join(&build.output)).ok())
+            && let Some(built) = self.build.as_ref().and_then(|build| Code::read(&self.dir.join(&build.output)).ok())
+            && built.symbols.same_code(&code.symbols)
         {
-            let built = Symbols::read(&built);
-            if built.same_code(&code.symbols) {
-                code.symbols = Arc::new(built);
-            }
+            code.symbols = built.symbols;
         }
         Ok(code)
     }
@@ -206,18 +225,37 @@ fn code_in(dir: &Path, name: Option<ScriptId>, built: bool) -> Result<PathBuf, F
     }
 }
 
-/// A trace for people, a line a frame. Files of the project are relative to its folder.
+/// A trace for people, a line a frame. Files of the project are relative to its folder, else to where we are; what a language's own
+/// library does between the author's code and the trap is left out.
 pub(crate) fn trace_lines(trace: &Trace, symbols: &Symbols, dir: &Path) -> Vec<String> {
-    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    let frames = symbols.describe(trace).into_iter().map(|mut frame| {
-        if let Some((file, _)) = &mut frame.place
-            && let Ok(inside) = Path::new(file.as_str()).strip_prefix(&whole)
-        {
-            *file = inside.display().to_string();
+    let bases = [dir.canonicalize().ok(), std::env::current_dir().ok()];
+    let frames = symbols.describe(trace);
+    let library = |frame: &&NamedFrame| frame.place.as_ref().is_some_and(|(file, _)| is_library(file));
+    let mut hidden = frames.iter().take_while(library).count();
+    if hidden == frames.len() {
+        hidden = 0;
+    }
+    let mut lines = Vec::new();
+    if hidden > 1 {
+        lines.push(format!("in {hidden} functions of the language's own library"));
+    } else {
+        hidden = 0;
+    }
+    lines.extend(frames.into_iter().skip(hidden).map(|mut frame| {
+        if let Some((file, _)) = &mut frame.place {
+            let inside = bases.iter().flatten().find_map(|base| Path::new(file.as_str()).strip_prefix(base).ok());
+            if let Some(inside) = inside {
+                *file = inside.display().to_string();
+            }
         }
         format!("at {frame}")
-    });
-    frames.collect()
+    }));
+    lines
+}
+
+/// Whether a source file is one of a compiler's library.
+fn is_library(file: &str) -> bool {
+    file.starts_with("/rustc/") || file.starts_with("~lib/")
 }
 
 /// A text with traces in it ([`Trace`]'s `Display`), each frame with its source line instead of its place in the module.
@@ -232,8 +270,8 @@ pub(crate) fn with_places(text: &str, symbols: &Symbols, dir: &Path) -> String {
         });
         match frame {
             Some((frame, rest)) => {
-                // Of functions that became one, the innermost; its name is behind the place.
-                let line = trace_lines(&Trace { frames: vec![frame] }, symbols, dir).into_iter().next().unwrap_or_default();
+                // Of functions that became one, the outermost: it is the one that the text names.
+                let line = trace_lines(&Trace { frames: vec![frame] }, symbols, dir).into_iter().next_back().unwrap_or_default();
                 let place = line.rsplit_once('(').map(|(_, place)| format!("({place}"));
                 match place {
                     Some(place) => out += &place,

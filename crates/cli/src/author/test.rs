@@ -3,7 +3,7 @@
 //! Start with [`run`]. Not here: what a scenario is (`scenario`).
 
 use super::build;
-use super::project::{Code, Project, read};
+use super::project::{Code, Project};
 use super::report::{Report, Tone};
 use super::scenario::{Outcome, ScenarioFile, Stage};
 use crate::{CommandResult, compiler, say};
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &TestArgs, json: bool) -> CommandResult {
     };
     let code = match args.path.is_dir() {
         true if args.no_build => project.code()?,
-        true => Code::new(&read(&build::build_for_tests(&project, &mut told)?)?)?,
+        true => Code::read(&build::build_for_tests(&project, &mut told)?)?,
         false => project.code_of(&args.path)?,
     };
     let runtime = ServerRuntime::new(ServerRuntimeConfig {
