@@ -229,7 +229,7 @@ impl EventView {
         };
         match event {
             NodeEvent::Log { world, script, level, text } => view("log", *level, Some(world), Some(script), text.clone()),
-            NodeEvent::ScriptEnded { world, script, cause, parked, again } => {
+            NodeEvent::ScriptEnded { world, script, cause, parked, again, .. } => {
                 let (level, follows) = match (parked, again) {
                     (true, _) => (0, "parked"),
                     (false, true) => (1, "ended, comes back"),
@@ -244,6 +244,10 @@ impl EventView {
             }
             NodeEvent::Cluster { text } => view("cluster", 2, None, None, text.clone()),
             NodeEvent::Reload { script, text } => view("reload", 2, None, Some(script), text.clone()),
+            NodeEvent::Live { script, version, worlds, swap_ms } => {
+                let text = format!("version {version} runs in {worlds} worlds after {swap_ms} ms, and is watched");
+                view("reload", 2, None, Some(script), text)
+            }
         }
     }
 }

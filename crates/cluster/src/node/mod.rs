@@ -272,6 +272,7 @@ impl Node {
             compiler,
             pool: PoolSize { small: config.node.instances_small, large: config.node.instances_large },
             canonical_nans: config.server.canonical_nans,
+            traces: config.server.traces,
             // Nodes of a cluster believe each other's native code.
             trust_key: config.cluster.as_ref().and_then(|section| cluster_key(&base.join(&section.identity))),
             ..ServerRuntimeConfig::default()

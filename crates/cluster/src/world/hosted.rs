@@ -443,9 +443,11 @@ impl HostedWorld {
             self.place.services.events.push(NodeEvent::ScriptEnded {
                 world: world.to_owned(),
                 script: end.name.clone(),
+                version: end.version,
                 cause,
                 parked: end.parked,
                 again: end.again,
+                trace: end.trace.clone(),
             });
         }
         if let Some(action) = report.overload {
