@@ -10,7 +10,7 @@ use aether_scripting::instance::thread_cpu_ns;
 use aether_scripting::output::{ClientCommand, StorageWrite, WorldOutput};
 use aether_scripting::sandbox::PoolSize;
 use aether_scripting::{
-    ApiError, ApiResult, AotTarget, AudioApi, Body, Call, Caller, EntityApi, EntityId, Event, Host, InstanceId, NetworkApi,
+    AotTarget, ApiError, ApiResult, AudioApi, Body, Call, Caller, EntityApi, EntityId, Event, Host, InstanceId, NetworkApi,
     PhysicsApi, PlayerId, PrefabId, RayHit, ScriptManifest, ServerRuntime, ServerRuntimeConfig, SoundParameters, StorageApi,
     UIApi, Vec3,
 };
@@ -396,7 +396,7 @@ fn play(seconds: u32) -> Result<Vec<Second>, Box<dyn Error>> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("second  thief z  guard z  commands     fuel");
-    for (second, Second { thief, guard, commands, fuel }) in (1..).zip(play(16)?) {
+    for (second, Second { thief, guard, commands, fuel }) in (1..).zip(play(20)?) {
         println!("{second:>6}  {:>7.1}  {:>7.1}  {commands:>8}  {fuel:>7}", thief.z, guard.z);
     }
     Ok(())
@@ -404,7 +404,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 #[test]
 fn a_sample_script_runs_on_an_engine_of_ones_own() {
-    let run = play(16).unwrap();
+    let run = play(20).unwrap();
     let farthest = run.iter().map(|second| second.thief.z).fold(0.0, f32::max);
     assert!(farthest > 6.0, "it came near the merchant at 8: {run:?}");
     assert!(run.last().unwrap().thief.z < farthest - 5.0, "it ran from the guard: {run:?}");
