@@ -1,7 +1,7 @@
 //! Code and configuration in documents: a block that names a file is that file; every TOML block says what it is, and loads.
 //!
-//! ```` ```rust file=PATH ```` shows a whole file, ```` ```rust file=PATH from=LINE ```` the part of it from the line that begins so to the
-//! next line that is `}` or to the end. ```` ```toml KIND ````: `cluster` (a cluster file), `script` (a manifest), `prefabs`, `cargo`.
+//! ```` ```rust file=PATH ```` shows a whole file, ```` ```rust file=PATH from=LINE ```` the item in it whose first line begins so, up to its
+//! closing brace. ```` ```toml KIND ````: `cluster` (a cluster file), `script` (a manifest), `prefabs`, `cargo`.
 
 use super::markdown::{Block, Page};
 use super::{book, read, same_or_bless};
@@ -16,10 +16,12 @@ fn shown(block: &Block) -> Option<String> {
     let file = mark(" file=")?.split(' ').next().unwrap();
     let text = read(file);
     let Some(from) = mark(" from=") else { return Some(text) };
-    let mut lines = text.lines().skip_while(|line| !line.starts_with(from));
+    let mut lines = text.lines().skip_while(|line| !line.trim_start().starts_with(from));
     let first = lines.next().unwrap_or_else(|| panic!("{file} has no line that begins with {from:?}"));
-    let mut part = format!("{first}\n");
-    for line in lines {
+    let indent = &first[..first.len() - first.trim_start().len()];
+    let mut part = String::new();
+    for line in std::iter::once(first).chain(lines) {
+        let line = line.strip_prefix(indent).unwrap_or(line);
         part += &format!("{line}\n");
         if line == "}" {
             break;
