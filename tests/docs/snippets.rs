@@ -4,11 +4,13 @@
 //! closing brace. ```` ```toml KIND ````: `cluster` (a cluster file), `script` (a manifest), `prefabs`, `cargo`.
 
 use super::markdown::{Block, Page};
-use super::{book, read, same_or_bless};
+use super::{book, pages, read, same_or_bless};
 use crate::program::command;
+use crate::support::root;
 use aether_engine::PrefabSet;
 use aether_scripting::ScriptManifest;
 use std::path::Path;
+use std::process::Command;
 
 /// The text that a block shows, if it names a file.
 fn shown(block: &Block) -> Option<String> {
@@ -73,6 +75,36 @@ fn every_piece_of_configuration_loads() {
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
     assert!(count >= 8, "{count} blocks");
+}
+
+/// On the host, where the SDK compiles too: what is shown is source that the SDK takes.
+#[test]
+fn every_script_in_rust_that_a_document_shows_compiles() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut modules = String::new();
+    for path in pages() {
+        for block in Page::parse(&read(path.to_str().unwrap())).blocks {
+            if block.info == "rust" && block.text.contains("export_script!(") {
+                modules += &format!("mod shown_{} {{\n{}\n}}\n", modules.matches("mod shown_").count(), block.text);
+            }
+        }
+    }
+    assert!(modules.matches("mod shown_").count() >= 2, "the README's and the tutorial's");
+    let manifest = format!(
+        "[package]\nname = \"shown\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n[dependencies]\naether-script-sdk = {{ path = {:?} }}\n",
+        root().join("crates/sdk")
+    );
+    std::fs::create_dir(dir.path().join("src")).unwrap();
+    std::fs::write(dir.path().join("Cargo.toml"), manifest).unwrap();
+    std::fs::write(dir.path().join("src/lib.rs"), modules).unwrap();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(dir.path())
+        .args(["check", "--offline", "--quiet", "--target-dir"])
+        .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("shown"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// By the program itself.
