@@ -89,3 +89,36 @@ fn every_file_and_test_that_the_book_names_is_there() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
     assert!(count > 30, "{count} files named");
 }
+
+/// Rust files below a folder, as one text.
+fn rust_below(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &rust_below(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &std::fs::read_to_string(path).unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn every_metric_that_the_operating_guide_names_is_one() {
+    let source = rust_below(&root().join("crates/admin/src"));
+    let (mut problems, mut count) = (Vec::new(), 0);
+    for page in ["operating.md", "capacity.md", "failure.md"] {
+        for (line, name) in Page::parse(&read(&format!("docs/src/{page}"))).code() {
+            let unit = ["_total", "_seconds", "_ratio", "_bytes", "_cores", "_worlds", "_scripts", "_ready", "_up", "_linked"];
+            if name.starts_with("aether_") && unit.iter().any(|unit| name.ends_with(unit)) {
+                count += 1;
+                if !source.contains(&format!("\"{name}\"")) {
+                    problems.push(format!("docs/src/{page}:{line}: there is no metric {name}"));
+                }
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert!(count > 10, "{count} metrics");
+}
