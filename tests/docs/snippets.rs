@@ -1,7 +1,7 @@
 //! Code and configuration in documents: a block that names a file is that file; every TOML block says what it is, and loads.
 //!
 //! ```` ```rust file=PATH ```` shows a whole file, ```` ```rust file=PATH from=LINE ```` the item in it whose first line begins so, up to its
-//! closing brace. ```` ```toml KIND ````: `cluster` (a cluster file), `script` (a manifest), `prefabs`, `cargo`.
+//! closing brace. ```` ```toml KIND ````: `cluster` (a cluster file), `script` (a manifest), `prefabs`, `cargo`, `scenario`.
 
 use super::markdown::{Block, Page};
 use super::{book, pages, read, same_or_bless};
@@ -65,7 +65,7 @@ fn every_piece_of_configuration_loads() {
                 Some("cluster") => check_config(dir.path(), &block.text),
                 Some("script") => ScriptManifest::parse(&block.text).map(drop).map_err(|error| error.to_string()),
                 Some("prefabs") => PrefabSet::parse(&block.text).map(drop).map_err(|error| error.to_string()),
-                Some("cargo") => block.text.parse::<toml::Table>().map(drop).map_err(|error| error.to_string()),
+                Some("cargo" | "scenario") => block.text.parse::<toml::Table>().map(drop).map_err(|error| error.to_string()),
                 other => Err(format!("{other:?} is no kind: see tests/docs/snippets.rs")),
             };
             if let Err(error) = result {

@@ -379,7 +379,7 @@ fn play(seconds: u32) -> Result<Vec<Second>, Box<dyn Error>> {
             let now_ns = world.now_ns() + u64::from(1_000_000_000 / HZ);
             let report = world.tick(now_ns, 1.0 / HZ as f32, &mut thread_cpu_ns);
             commands += report.output.commands.len();
-            for end in report.ends {
+            if let Some(end) = report.ends.first() {
                 return Err(format!("a script ended: {end:?}").into());
             }
         }
