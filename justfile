@@ -43,6 +43,14 @@ fmt:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+# The book (docs/) as a site, with mdBook.
+book:
+    mdbook serve docs
+
+# Write what the documents show of the code anew: settings, limits, host functions, sources.
+bless:
+    AETHER_BLESS=1 cargo test --workspace --test all docs::
+
 # Aether beside bare wasmtime; parts by name, all by default.
 bench *PARTS:
     cargo run --release -p aether-bench -- {{PARTS}}

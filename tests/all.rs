@@ -7,6 +7,7 @@
 mod abi;
 mod cli;
 mod compile;
+mod docs;
 mod hostile;
 mod layers;
 mod metering;
