@@ -9,6 +9,7 @@ mod cli;
 mod compile;
 mod hostile;
 mod layers;
+mod loadtest;
 mod metering;
 mod program;
 mod records;
