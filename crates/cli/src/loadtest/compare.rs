@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_slower_tick_is_worse_and_the_same_from_another_second_on_is_noise() {
         let one = report(60, |second| 1.0 + wobble(second), |_| 100.0);
-        let again = report(60, |second| 1.0 + wobble(second + 13), |_| 100.0);
+        let again = report(60, |second| 1.002 + wobble(second + 13), |_| 100.0);
         let slower = report(60, |second| 1.3 + wobble(second), |_| 90.0);
         let outcome = |found: &Comparison, key| found.rows.iter().find(|row| row.key == key).map(|row| row.outcome);
         assert_eq!(outcome(&compare(&one, &again), "tick_p99"), Some(Outcome::Noise));

@@ -135,6 +135,11 @@ fn test(name: &str, seconds: Option<f64>, args: &RunArgs, output: OutputFormat) 
     let mut scenario = Scenario::load(&file)?;
     scenario.duration_seconds = args.seconds.or(seconds).unwrap_or(scenario.duration_seconds);
     scenario.seed = args.seed.unwrap_or(scenario.seed);
+    let scratch = tempfile::Builder::new().prefix("aether-loadtest-").tempdir()?;
+    let base = config_file::folder(&file);
+    let config = plan::node_config(&scenario, &scratch.path().join("data"));
+    // What it says of limits is the cluster file's to check.
+    config.check().map_err(|error| format!("{}: {error}", file.display()))?;
     // Before the test: nobody wants to run it for nothing.
     if let Some(dir) = &args.report {
         std::fs::create_dir_all(dir).map_err(|error| format!("could not make {}: {error}", dir.display()))?;
@@ -149,9 +154,6 @@ fn test(name: &str, seconds: Option<f64>, args: &RunArgs, output: OutputFormat) 
     })?;
     let bar = progress_bar();
     bar.set_message(format!("{}, seed {}: starting", scenario.name, scenario.seed));
-    let scratch = tempfile::Builder::new().prefix("aether-loadtest-").tempdir()?;
-    let base = config_file::folder(&file);
-    let config = plan::node_config(&scenario, &scratch.path().join("data"));
     let driver: Box<dyn Driver> = match (args.nodes, &args.store) {
         (Some(nodes), Some(store)) => Box::new(Spawned::start(&scenario, config.clone(), base, nodes, store)?),
         _ if !args.address.is_empty() => Box::new(Running::connect(clients(args)?)?),
