@@ -30,11 +30,14 @@ fn tiny(dir: &Path) -> String {
         [[worlds]]
         name = "w"
         count = 2
-        scripts_per_world = 3
+        scripts_per_world = 4
         scripts_dir = {scripts:?}
         [[worlds.mix]]
         script = "drill"
         count = 3
+        [[worlds.mix]]
+        script = "weather"
+        count = 1
         [players]
         count = 10
         inputs_per_second = 10.0
@@ -43,6 +46,7 @@ fn tiny(dir: &Path) -> String {
         [faults]
         traps_per_second = 2.0
         reloads_per_minute = 30.0
+        reload_script = "weather"
         [expect]
         reloads_failed_max = 0
         worlds_down_max = 0
@@ -82,7 +86,7 @@ fn a_tiny_test_leaves_three_reports_whose_numbers_agree_and_does_not_differ_from
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), report);
 
     let number = |pointer: &str| report.pointer(pointer).and_then(Value::as_f64).unwrap_or_else(|| panic!("{pointer}: {json}"));
-    assert_eq!((number("/scenario/seed"), number("/started/worlds"), number("/started/scripts")), (5.0, 2.0, 6.0));
+    assert_eq!((number("/scenario/seed"), number("/started/worlds"), number("/started/scripts")), (5.0, 2.0, 8.0));
     // Every tick whose time was seen is in the histogram and in its bars, and in the only group.
     let ticks = number("/totals/ticks");
     let bars: f64 = report["ticks_ms"]["bars"].as_array().unwrap().iter().map(|bar| bar[1].as_f64().unwrap()).sum();

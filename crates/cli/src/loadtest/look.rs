@@ -233,7 +233,7 @@ pub(crate) struct Totals {
     pub inputs: u64,
     pub inputs_refused: u64,
     pub calls_asked: u64,
-    /// Calls that left worlds, those that scripts make by themselves with them.
+    /// Calls and answers that left worlds, those of scripts of their own accord with them.
     pub calls_out: u64,
     pub calls_refused: u64,
     pub traps: u64,

@@ -257,6 +257,7 @@ mod tests {
             [faults]
             traps_per_second = 5.0
             reloads_per_minute = 6.0
+            reload_script = "door"
             [[worlds]]
             name = "town"
             count = 3
@@ -284,8 +285,8 @@ mod tests {
         let config = node_config(&scenario(), Path::new("/nowhere"));
         config.check().unwrap();
         assert_eq!(crate::scripts(&config), 3 * 12 + 1);
-        // A reload of the drills needs a slot more for each.
-        assert!(config.node.instances_small >= 37 + 7);
+        // A reload of the doors needs a slot more for each.
+        assert!(config.node.instances_small >= 37 + 30);
         let names: Vec<_> = config.world[0].script.iter().flat_map(ScriptSpec::names).collect();
         assert_eq!((names.len(), &names[..4]), (12, &["drill", "drill-more", "door", "door-more-1"].map(str::to_owned)[..]));
     }

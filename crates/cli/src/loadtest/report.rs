@@ -173,7 +173,7 @@ pub(crate) const METRICS: [Metric; 25] = {
         metric("tasks", "tasks", "", Less, |p| p.tasks.map(|n| n as f64)),
         metric("inputs", "players' input", "/s", Neither, |p| Some(p.inputs)),
         metric("inputs_refused", "input refused", "/s", Less, |p| Some(p.inputs_refused)),
-        metric("calls", "calls between worlds", "/s", Neither, |p| Some(p.calls_out)),
+        metric("calls", "calls and answers between worlds", "/s", Neither, |p| Some(p.calls_out)),
         metric("calls_refused", "calls refused", "/s", Less, |p| Some(p.calls_refused)),
         metric("traps", "traps asked for", "/s", Neither, |p| Some(p.traps)),
         metric("script_restarts", "restarts of scripts", "/s", Neither, |p| Some(p.script_restarts)),

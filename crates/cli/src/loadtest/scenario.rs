@@ -169,7 +169,7 @@ pub(crate) struct Faults {
     pub trap_script: String,
     /// New versions published: the same code with another mark.
     pub reloads_per_minute: f64,
-    /// The script that is published.
+    /// The script that is published; another than is trapped, since a new version whose scripts end is rolled back.
     pub reload_script: String,
     /// With `--nodes`: processes that are ended with SIGKILL and started again when all their worlds tick elsewhere.
     pub node_kills_per_minute: f64,
@@ -292,6 +292,10 @@ impl Scenario {
                 c.bad(field, format!("{script:?}"), "a script of a [[worlds.mix]] table, of which there is one at least");
             }
         }
+        if faults.traps_per_second > 0.0 && faults.reloads_per_minute > 0.0 && faults.trap_script == faults.reload_script {
+            let allowed = "another than trap_script: a new version whose scripts end is rolled back";
+            c.bad("faults.reload_script", format!("{:?}", faults.reload_script), allowed);
+        }
         if let Some(group) = &self.expect.group
             && !self.worlds.iter().any(|g| g.name == *group)
         {
@@ -406,6 +410,9 @@ mod tests {
             [players]
             count = 5
             script = "nobody"
+            [faults]
+            traps_per_second = 1.0
+            reloads_per_minute = 1.0
             [expect]
             group = "inn"
             tick_p99_ms_max = -1.0
@@ -427,6 +434,7 @@ mod tests {
             "name is",
             "duration_seconds is 0, allowed is 1 to 604800",
             "players.script is \"nobody\"",
+            "faults.reload_script is \"drill\", allowed is another than trap_script",
             "expect.group is \"inn\"",
             "expect.tick_p99_ms_max is -1",
             "worlds[0].count is 0",

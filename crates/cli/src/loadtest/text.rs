@@ -72,7 +72,7 @@ pub(crate) fn render(report: &Report) -> String {
         per_second(totals.deferrals)
     ));
     line(format!(
-        "inputs {} ({}/s, {} refused), calls between worlds {}/s ({} asked for, {} refused)",
+        "inputs {} ({}/s, {} refused), calls and answers between worlds {}/s ({} calls asked for, {} refused)",
         totals.inputs,
         per_second(totals.inputs),
         totals.inputs_refused,
