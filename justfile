@@ -55,6 +55,14 @@ bless:
 bench *PARTS:
     cargo run --release -p aether-bench -- {{PARTS}}
 
+# A scenario of cluster-config/loadtest (or a file): `just loadtest town --seconds 30 --report before`.
+loadtest SCENARIO *ARGS:
+    cargo run --release -- loadtest {{SCENARIO}} {{ARGS}}
+
+# Towns with reloads, crashes and players for so many minutes, in which nothing may grow.
+soak MINUTES="60" *ARGS:
+    cargo run --release -- loadtest soak --minutes {{MINUTES}} {{ARGS}}
+
 # Build the game scripts, all or by name.
 scripts *NAMES:
     scripts/build.sh {{NAMES}}

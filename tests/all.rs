@@ -10,6 +10,7 @@ mod compile;
 mod docs;
 mod hostile;
 mod layers;
+mod loadtest;
 mod metering;
 mod observe;
 mod program;

@@ -34,8 +34,8 @@ fn assert_refused(output: &Output, wanted: &[&str]) {
 #[test]
 fn script_check_describes_every_sample_script() {
     for name in [
-        "customer", "door", "flock", "greedy", "merchant", "patrol", "quest", "thief", "toybox", "weather", "bell", "keeper",
-        "crier",
+        "customer", "door", "drill", "flock", "greedy", "merchant", "patrol", "quest", "thief", "toybox", "weather", "bell",
+        "keeper", "crier",
     ] {
         let output = aether(&["script", "check", &format!("scripts/{name}/{name}.wasm")], &[]);
         assert_good(&output);

@@ -394,6 +394,10 @@ pub struct World {
     pub tick_p99_us: f64,
     /// CPU time of a tick, microseconds.
     pub tick_max_us: f64,
+    /// CPU time of each tick of the last second, nanoseconds, in order; 256 at most.
+    pub ticks_ns: Vec<u32>,
+    /// The longest time between the beginnings of two ticks that follow each other, microseconds.
+    pub tick_gap_max_us: f64,
     /// The tick budget, microseconds.
     pub budget_us: f64,
     /// CPU time of the engine in a tick, microseconds.

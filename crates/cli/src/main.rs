@@ -8,6 +8,7 @@ mod cluster;
 mod config_file;
 mod doctor;
 mod exit;
+mod loadtest;
 mod logs;
 mod operate;
 mod progress;
@@ -50,6 +51,11 @@ enum Command {
     /// Look for what would keep a node from running well, and say how to mend it.
     #[command(after_help = "Example:\n  aether doctor cluster-config/three-node.toml --name a")]
     Doctor(doctor::DoctorArgs),
+    /// Load a node or a cluster with a scenario and report how it bore it; compare two reports.
+    #[command(
+        after_help = "Examples:\n  aether loadtest town --seconds 30 --report before\n  aether loadtest compare before after\n  aether loadtest failover.toml --nodes 3 --store postgres://aether@127.0.0.1:5432/scratch\n\nThe exit code is 1 if anything that the scenario expects does not hold."
+    )]
+    Loadtest(loadtest::LoadtestArgs),
     /// Check, try, test and profile scripts without a server.
     #[command(subcommand)]
     Script(script::ScriptCommand),
@@ -114,6 +120,7 @@ fn main() -> ExitCode {
         Command::Node(args) => cluster::node(&args),
         Command::Cluster(command) => cluster::cluster(&command),
         Command::Doctor(args) => doctor::run(&args, &cli.node),
+        Command::Loadtest(args) => loadtest::run(&args, cli.node.output()),
         Command::Script(command) => script::run(command, cli.node.is_json()),
         Command::Init(command) => author::init::run(&command),
         Command::Dev(args) => author::dev::run(&args),

@@ -33,6 +33,10 @@ pub(crate) struct NodeArgs {
 }
 
 impl NodeArgs {
+    pub(crate) fn output(&self) -> OutputFormat {
+        self.output
+    }
+
     pub(crate) fn is_json(&self) -> bool {
         self.output == OutputFormat::Json
     }
@@ -423,7 +427,7 @@ fn how_far(client: &Client) -> Option<String> {
     ))
 }
 
-fn read_script(folder: &std::path::Path) -> Result<(String, Vec<u8>), Box<dyn std::error::Error>> {
+pub(crate) fn read_script(folder: &std::path::Path) -> Result<(String, Vec<u8>), Box<dyn std::error::Error>> {
     let read = |path: PathBuf| std::fs::read(&path).map_err(|error| format!("could not read {}: {error}", path.display()));
     let manifest = String::from_utf8(read(folder.join("script.toml"))?)?;
     let folder = folder.canonicalize()?;

@@ -413,6 +413,11 @@ impl Node {
         &self.services.events
     }
 
+    /// Tasks of the control runtime, the actors' own with them: a number that only grows is a leak.
+    pub fn tasks(&self) -> usize {
+        self.services.control.metrics().num_alive_tasks()
+    }
+
     /// The server runtime.
     pub fn runtime(&self) -> &Arc<ServerRuntime> {
         &self.runtime

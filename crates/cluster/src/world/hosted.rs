@@ -6,7 +6,7 @@
 use crate::events::NodeEvent;
 use crate::flight::{self, FlightKind};
 use crate::node::Services;
-use crate::status::{WorldState, WorldStatus, count};
+use crate::status::{TICKS_MAX, WorldState, WorldStatus, count};
 use crate::world::actor::WorldMessage;
 use crate::world::checkpoint;
 use crate::world::courier::{self, Courier, Parcel};
@@ -84,6 +84,11 @@ pub(crate) struct HostedWorld {
     busy_ns: u64,
     reload_told: Option<ReloadPhase>,
     ticks: Histogram<u32>,
+    /// The same one by one, for whoever adds up many worlds: quantiles cannot be.
+    ticks_ns: Vec<u32>,
+    /// When the last tick began.
+    ticked_ns: Option<u64>,
+    gap_max_ns: u64,
     totals: Totals,
     since_start: SinceStart,
 }
@@ -140,6 +145,9 @@ impl HostedWorld {
             reload_told: None,
             // To one percent; a tick of more than a second is recorded as one. 12 KiB, and there are thousands of these.
             ticks: Histogram::new_with_bounds(1, 1_000_000_000, 2).expect("these bounds are valid"),
+            ticks_ns: Vec::new(),
+            ticked_ns: None,
+            gap_max_ns: 0,
             totals: Totals::default(),
             since_start: SinceStart::default(),
         };
@@ -211,6 +219,9 @@ impl HostedWorld {
             return Round::Leave(Box::new(move |world| {
                 let _ = actor.cast(WorldMessage::Idle(world));
             }));
+        }
+        if let Some(before_ns) = self.ticked_ns.replace(now_ns) {
+            self.gap_max_ns = self.gap_max_ns.max(now_ns.saturating_sub(before_ns));
         }
         let (world_now_ns, dt) = (self.clock_base_ns.wrapping_add(now_ns), self.pacer.dt());
         let report = self.world.tick(world_now_ns, dt, &mut thread_cpu_ns);
@@ -409,6 +420,9 @@ impl HostedWorld {
 
     fn account(&mut self, report: &TickReport) {
         self.ticks.saturating_record(report.close.used_ns.max(1));
+        if self.ticks_ns.len() < TICKS_MAX {
+            self.ticks_ns.push(u32::try_from(report.close.used_ns).unwrap_or(u32::MAX));
+        }
         if report.close.used_ns > self.world.config().scheduler.budget_ns {
             self.since_start.over_budget_ticks += 1;
         }
@@ -611,6 +625,8 @@ impl HostedWorld {
             tick_p50_us: us(self.ticks.value_at_quantile(0.5)),
             tick_p99_us: us(self.ticks.value_at_quantile(0.99)),
             tick_max_us: us(self.ticks.max()),
+            ticks_ns: Arc::from(self.ticks_ns.as_slice()),
+            tick_gap_max_us: us(self.gap_max_ns),
             budget_us: us(self.world.config().scheduler.budget_ns),
             engine_us: us(self.totals.engine_ns) / ticks.max(1) as f64,
             utilisation: self.world.utilisation(),
@@ -637,6 +653,8 @@ impl HostedWorld {
             scripts: Arc::new(scripts),
         };
         self.ticks.reset();
+        self.ticks_ns.clear();
+        self.gap_max_ns = 0;
         (self.totals.turns, self.totals.deferred, self.totals.engine_ns) = (0, 0, 0);
         // One that was replaced has nothing to say any more.
         if self.place.mailbox.is_life(self.place.life) {
