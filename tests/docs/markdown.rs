@@ -23,7 +23,7 @@ impl Page {
     pub fn parse(text: &str) -> Page {
         let (mut page, mut open) = (Page { blocks: Vec::new(), lines: Vec::new() }, None::<Block>);
         for (line, text) in (1..).zip(text.lines()) {
-            match (&mut open, text.strip_prefix("```")) {
+            match (&mut open, text.trim_start().strip_prefix("```")) {
                 (None, Some(info)) => open = Some(Block { info: info.trim().to_owned(), text: String::new(), line }),
                 (None, None) => page.lines.push((line, text.to_owned())),
                 (Some(_), Some(_)) => page.blocks.extend(open.take()),
@@ -83,8 +83,9 @@ impl Page {
 
 #[test]
 fn blocks_headings_links_and_code_are_found() {
-    let page =
-        Page::parse("# One `two`: three\n[a](b.md#c) `[x](y)`\n```toml cluster\n# no heading\n[n](o)\n```\n## One two three\n");
+    let page = Page::parse(
+        "# One `two`: three\n[a](b.md#c) `[x](y)`\n```toml cluster\n# no heading\n[n](o)\n```\n  ```sh\n  ls\n  ```\n## One two three\n",
+    );
     assert_eq!(page.anchors(), ["one-two-three", "one-two-three-1"]);
     assert_eq!(page.links(), [(2, "b.md#c".to_owned())]);
     assert_eq!((page.blocks[0].info.as_str(), page.blocks[0].line), ("toml cluster", 3));

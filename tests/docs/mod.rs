@@ -15,6 +15,13 @@ mod source;
 
 use crate::support::root;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Held from reading a page to writing it: tests run side by side, and several have parts in one page.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static WRITER: Mutex<()> = Mutex::new(());
+    WRITER.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A file of the repository.
 fn read(path: &str) -> String {
@@ -71,6 +78,7 @@ fn same_or_bless(page: &Path, wanted: &str) {
 /// Put `text` between the marks of a generated part of a page, and compare or bless.
 #[track_caller]
 fn generated(page: &str, name: &str, text: &str) {
+    let _alone = one_at_a_time();
     let old = read(page);
     let (begin, end) = (format!("<!-- generated: {name} -->\n"), format!("<!-- end of {name} -->"));
     let (head, rest) = old.split_once(&begin).unwrap_or_else(|| panic!("{page} has no {begin}"));

@@ -4,7 +4,7 @@
 //! closing brace. ```` ```toml KIND ````: `cluster` (a cluster file), `script` (a manifest), `prefabs`, `cargo`, `scenario`.
 
 use super::markdown::{Block, Page};
-use super::{book, pages, read, same_or_bless};
+use super::{book, one_at_a_time, pages, read, same_or_bless};
 use crate::program::command;
 use crate::support::root;
 use aether_engine::PrefabSet;
@@ -36,6 +36,7 @@ fn shown(block: &Block) -> Option<String> {
 fn a_block_that_names_a_file_is_that_file() {
     let mut count = 0;
     for path in book() {
+        let _alone = one_at_a_time();
         let text = read(path.to_str().unwrap());
         let mut wanted = text.clone();
         for block in Page::parse(&text).blocks {
