@@ -32,6 +32,12 @@ pub(crate) enum ScriptCommand {
         #[arg(long)]
         sha256: Option<Digest>,
     },
+    /// Build a script by its build.toml; NAME.wasm beside it is what `aether publish` takes.
+    #[command(after_help = "Example:\n  aether script build my-script\n\nExit code: 0, or 1 if the build failed.")]
+    Build {
+        /// The script's folder.
+        dir: PathBuf,
+    },
     /// Run a script's own tests, each in a fresh world: real engine and limits, a clock that only the test moves.
     #[command(
         long_about = "Run a script's own tests, each in a fresh world: real engine and limits, a clock that only the test moves.\n\n\
@@ -90,6 +96,7 @@ pub(crate) fn run(command: ScriptCommand, json: bool) -> CommandResult {
     match command {
         ScriptCommand::Check { file, sha256 } => check(&file, sha256),
         ScriptCommand::Run(args) => execute(&args),
+        ScriptCommand::Build { dir } => author::build::run(&dir),
         ScriptCommand::Test(args) => author::test::run(&args, json),
         ScriptCommand::Profile(args) => author::profile::run(&args, json),
     }

@@ -3,10 +3,12 @@
 //! Start with [`Build::start`]. Not here: when to build (`dev`), what to make of the result (`project`).
 
 use super::project::{BuildFile, Project};
+use super::report::{Report, Tone};
+use crate::{CommandResult, say};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -170,10 +172,29 @@ pub(crate) fn build_for_tests(project: &Project, told: &mut dyn FnMut(&str)) -> 
         Some(test) => (&test.command, &test.output),
         None => (&build.command, &build.output),
     };
+    run_to_end(project, build, command, told)?;
+    Ok(project.dir.join(output))
+}
+
+fn run_to_end(project: &Project, build: &BuildFile, command: &[String], told: &mut dyn FnMut(&str)) -> Result<(), String> {
     told(&format!("building: {}", command.join(" ")));
     let built = Build::start(&project.dir, command, build.deadline())?.wait();
-    match built.outcome {
-        Ok(()) => Ok(project.dir.join(output)),
-        Err(reason) => Err(format!("{}\nthe build failed: {reason}", built.output.join("\n")).into()),
-    }
+    built.outcome.map_err(|reason| format!("{}\nthe build failed: {reason}", built.output.join("\n")))
+}
+
+/// `aether script build`.
+pub(crate) fn run(dir: &Path) -> CommandResult {
+    let project = Project::open(dir)?;
+    let Some(build) = &project.build else {
+        return Err(format!("{} has no build.toml that says how: `aether init script` makes one", dir.display()).into());
+    };
+    let report = Report::new();
+    let mut told = |line: &str| report.line(Tone::Faint, "build", line);
+    prepare(&project, build, &mut told)?;
+    run_to_end(&project, build, &build.command, &mut told)?;
+    let code = project.code()?;
+    let file = project.published_file();
+    super::world::put(&file, &code.wasm)?;
+    say(&format!("{}: {} bytes, SHA-256 {}", file.display(), code.wasm.len(), code.digest));
+    Ok(ExitCode::SUCCESS)
 }

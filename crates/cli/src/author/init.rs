@@ -229,7 +229,8 @@ mod tests {
     fn nothing_is_left_to_fill_in() {
         for language in [Language::Rust, Language::C, Language::AssemblyScript] {
             for (path, text) in files(ScriptId::new("blue-lantern").unwrap(), language) {
-                assert!(!path.contains("{{") && !text.contains("{{"), "{path}");
+                let ours = !path.starts_with("sdk/");
+                assert!(!path.contains("{{") && !(ours && text.contains("{{")), "{path}");
             }
         }
         assert_eq!(type_name("blue-lantern_2"), "BlueLantern2");

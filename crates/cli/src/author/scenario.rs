@@ -82,6 +82,8 @@ pub(crate) struct Step {
     seconds: Option<f64>,
     /// Call a method of the script, as the test; what it answers is in `expect.answer`.
     call: Option<String>,
+    /// The same call so often, before the next tick.
+    times: Option<u32>,
     /// The same as a player, who gets no answer.
     input: Option<String>,
     /// Which player.
@@ -320,8 +322,6 @@ struct Run<'a> {
     heard: Heard,
     named: HashMap<String, EntityId>,
     topics: Vec<String>,
-    /// The number of the call that was made last.
-    calls: u64,
     /// An end that was not expected.
     ended: Option<Vec<String>>,
     /// The next end is expected.
@@ -374,7 +374,6 @@ impl<'a> Run<'a> {
             heard,
             named: HashMap::new(),
             topics: Vec::new(),
-            calls: 0,
             ended: None,
             end_wanted: false,
         };
@@ -485,8 +484,9 @@ impl<'a> Run<'a> {
             let ticks = (seconds * self.stage.tick_hz).ceil().clamp(0.0, 1e9);
             self.run_ticks(ticks as u64)?;
         } else if let Some(method) = &step.call {
-            self.calls += 1;
-            self.host().send_rpc(&target, method, step.payload.as_bytes()).map_err(|error| refused("the call", error))?;
+            for _ in 0..step.times.unwrap_or(1) {
+                self.host().send_rpc(&target, method, step.payload.as_bytes()).map_err(|error| refused("the call", error))?;
+            }
             patience = step.within_ticks.unwrap_or(ANSWER_TICKS);
             self.tick()?;
         } else if let Some(method) = &step.input {
