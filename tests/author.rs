@@ -4,8 +4,8 @@ use crate::program::{command, root};
 use crate::support;
 use aether_engine::{Engine, EngineConfig, PrefabSet};
 use aether_scripting::{
-    ActionLimiter, ActionRates, Call, Caller, ClientRuntime, ClientRuntimeConfig, Host, InstanceId, InstanceSpec, MeteringOutcome,
-    OnBudget, ScriptInstance, ScriptManifest, ServerResourcePolicy, Symbols, Vec3, Version, WorldContext,
+    ActionLimiter, ActionRates, Call, Caller, ClientRuntime, ClientRuntimeConfig, Host, InstanceId, InstanceSpec,
+    MeteringOutcome, OnBudget, ScriptInstance, ScriptManifest, ServerResourcePolicy, Symbols, Vec3, Version, WorldContext,
 };
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -158,7 +158,9 @@ fn a_trap_names_the_functions_that_it_was_in() {
     assert_eq!(output.status.code(), Some(1));
     let said = all(&output);
     let at = |what: &str| said.find(what).unwrap_or_else(|| panic!("{what:?} in {said}"));
-    assert!(at("trapped: unreachable") < at("at stumble") && at("at stumble") < at("at step") && at("at step") < at("at on_tick"));
+    assert!(
+        at("trapped: unreachable") < at("at stumble") && at("at stumble") < at("at step") && at("at step") < at("at on_tick")
+    );
 }
 
 #[test]
@@ -177,7 +179,8 @@ fn a_trap_names_source_lines_where_the_build_knows_them() {
     std::fs::write(&source, &text).unwrap();
     let line = |what: &str| text.lines().position(|line| line.contains(what)).unwrap() + 1;
     good(&["script", "build", "."], &project);
-    let wanted = [format!("at ring (src/bell.c:{})", line("__builtin_trap")), format!("at on_tick (src/bell.c:{})", line("ring(1)"))];
+    let wanted =
+        [format!("at ring (src/bell.c:{})", line("__builtin_trap")), format!("at on_tick (src/bell.c:{})", line("ring(1)"))];
     let wanted: Vec<_> = wanted.iter().map(String::as_str).collect();
     // What is published has no debug information; that of the build beside it is used.
     refused(&["script", "run", "bell.wasm"], &project, &wanted);
@@ -285,7 +288,8 @@ fn a_profile_adds_up_to_what_the_script_uses_without_it() {
 fn a_profile_is_a_table_and_a_flame_graph_and_repeats() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("walk.wat"), counter("begin", "(call $say)")).unwrap();
-    let profile = |file: &str| good(&["script", "profile", "walk.wat", "--ticks", "3", "--out", file, "--output", "json"], dir.path());
+    let profile =
+        |file: &str| good(&["script", "profile", "walk.wat", "--ticks", "3", "--out", file, "--output", "json"], dir.path());
     let value: serde_json::Value = serde_json::from_str(&profile("a.svg")).unwrap();
     let rows = value["functions"].as_array().unwrap();
     let row = |name: &str| rows.iter().find(|row| row["function"] == name).unwrap_or_else(|| panic!("{name} in {value}")).clone();
@@ -311,7 +315,8 @@ fn the_sample_scripts_pass_their_own_tests() {
 #[test]
 fn a_run_of_tests_repeats_and_shows_its_seed() {
     let run = |seed: &str| {
-        let said = good(&["script", "test", "scripts/weather", "--filter", "twice-", "--seed", seed, "--output", "json"], &root());
+        let said =
+            good(&["script", "test", "scripts/weather", "--filter", "twice-", "--seed", seed, "--output", "json"], &root());
         serde_json::from_str::<serde_json::Value>(&said).unwrap()
     };
     assert_eq!(run("3")["passed"], 0);
@@ -339,10 +344,21 @@ fn a_test_that_fails_says_which_step_and_what_was_instead() {
     refused(&["script", "test", "."], at, &["has no tests", "tests"]);
     std::fs::create_dir(at.join("tests")).unwrap();
     let scenario = |text: &str| std::fs::write(at.join("tests/a.toml"), text).unwrap();
-    scenario("[[test]]\nname = \"good\"\nsteps = [{ ticks = 2, expect = { log = \"begin\", state = \"running\" } }]\n\n\
-        [[test]]\nname = \"bad\"\nsteps = [{ ticks = 2 }, { expect = { log = \"end\" } }]\n");
-    refused(&["script", "test", "."], at, &["a: good ... ok", "a: bad ... FAILED", "step 2, expect: no log line with \"end\"",
-        "there was tick 1 walk info: begin", "1 passed; 1 failed"]);
+    scenario(
+        "[[test]]\nname = \"good\"\nsteps = [{ ticks = 2, expect = { log = \"begin\", state = \"running\" } }]\n\n\
+        [[test]]\nname = \"bad\"\nsteps = [{ ticks = 2 }, { expect = { log = \"end\" } }]\n",
+    );
+    refused(
+        &["script", "test", "."],
+        at,
+        &[
+            "a: good ... ok",
+            "a: bad ... FAILED",
+            "step 2, expect: no log line with \"end\"",
+            "there was tick 1 walk info: begin",
+            "1 passed; 1 failed",
+        ],
+    );
     assert!(good(&["script", "test", ".", "--filter", "good"], at).contains("1 passed; 0 failed; 1 filtered out"));
     scenario("[[test]]\nname = \"odd\"\nsteps = [{ tick = 2 }]\n");
     refused(&["script", "test", "."], at, &["a.toml", "unknown field `tick`", "ticks"]);

@@ -114,11 +114,13 @@ fn manifest_of(file: &Path) -> Result<(ScriptManifest, bool), Box<dyn std::error
     Ok((ScriptManifest::permissive(name), false))
 }
 
-fn runtime_for(manifest: &ScriptManifest) -> Result<ClientRuntime, Box<dyn std::error::Error>> {
+fn runtime_for(manifest: &ScriptManifest, written: bool) -> Result<ClientRuntime, Box<dyn std::error::Error>> {
     let config = ClientRuntimeConfig {
         memory_mb: manifest.limits.memory_mb,
         syscalls: manifest.policy().syscall_policy,
         host_costs: true,
+        // The limits of a manifest are a server's; without one, AETHER_SCRIPT_MAX_OPS counts instructions.
+        server_costs: written,
         ..ClientRuntimeConfig::from_env()
     };
     Ok(ClientRuntime::new(config)?)
@@ -127,7 +129,7 @@ fn runtime_for(manifest: &ScriptManifest) -> Result<ClientRuntime, Box<dyn std::
 fn check(file: &Path, sha256: Option<Digest>) -> CommandResult {
     let bytes = read(file)?;
     let (manifest, written) = manifest_of(file)?;
-    let runtime = runtime_for(&manifest)?;
+    let runtime = runtime_for(&manifest, written)?;
     let info = runtime.check(&bytes)?;
     // Compiling finds what only the compiler sees.
     runtime.load(&bytes, sha256)?;
@@ -162,7 +164,7 @@ fn check(file: &Path, sha256: Option<Digest>) -> CommandResult {
 fn execute(args: &RunArgs) -> CommandResult {
     let bytes = read(&args.file)?;
     let (manifest, written) = manifest_of(&args.file)?;
-    let runtime = runtime_for(&manifest)?;
+    let runtime = runtime_for(&manifest, written)?;
     if let Some(wanted) = args.sha256.filter(|wanted| *wanted != Digest::of(&bytes)) {
         return Err(aether_scripting::client_runtime::ClientError::Integrity { found: Digest::of(&bytes), wanted }.into());
     }

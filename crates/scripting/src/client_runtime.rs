@@ -6,12 +6,12 @@
 use crate::api::Host;
 use crate::compile;
 use crate::data::WorldMemory;
-use crate::instrument::{self, Instrumented};
 use crate::instance::{InstanceError, InstanceSpec, ScriptInstance};
+use crate::instrument::{self, Instrumented};
 use crate::limits::{self, ModuleError, ModuleInfo, ModuleLimits};
 use crate::module::{EpochClock, Linkers, LoadError, ScriptModule};
-use crate::profile::Recorder;
 use crate::policy::{ServerResourcePolicy, SyscallPolicy};
+use crate::profile::Recorder;
 use crate::rate::ActionRates;
 use crate::sandbox::{EngineProfile, SlotClass};
 use crate::server_runtime::{ExecutionReport, SettingError, execute, number_from_env};

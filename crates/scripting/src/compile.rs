@@ -200,7 +200,12 @@ fn in_child(
     let spawn = |source| CompileError::Spawn { program: program.clone(), source };
     let mut child = Command::new(program)
         .args(args)
-        .args([target.to_string(), format!("{:?}", profile.class).to_lowercase(), profile.canonical_nans.to_string(), profile.traces.to_string()])
+        .args([
+            target.to_string(),
+            format!("{:?}", profile.class).to_lowercase(),
+            profile.canonical_nans.to_string(),
+            profile.traces.to_string(),
+        ])
         .args([limits.cpu_seconds, limits.memory_bytes].map(|limit| limit.to_string()))
         .env_clear()
         .stdin(Stdio::piped())
@@ -262,7 +267,8 @@ pub fn worker(args: &[String]) -> ExitCode {
     let refused = |error: String| (WORKER_REFUSED, error);
     let failed = |error: String| (WORKER_FAILED, error);
     let run = || -> Result<(), (i32, String)> {
-        let usage = || failed("a worker takes a target, a class, true or false twice, CPU seconds and bytes of memory".to_owned());
+        let usage =
+            || failed("a worker takes a target, a class, true or false twice, CPU seconds and bytes of memory".to_owned());
         let [target, class, nans, traces, cpu_seconds, memory_bytes] = args else { return Err(usage()) };
         let target =
             [AotTarget::LinuxX64, AotTarget::LinuxAArch64].into_iter().find(|t| t.to_string() == *target).ok_or_else(usage)?;

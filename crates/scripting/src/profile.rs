@@ -94,10 +94,14 @@ impl Recorder {
             Ok(caller.as_context().get_fuel()?.saturating_sub(caller.data().own.charged))
         };
         let (enter, exit) = (self.clone(), self.clone());
-        linker.func_wrap(PROBE_MODULE, "enter", move |caller: Caller<'_, ScriptData>, function: i32| -> wasmtime::Result<()> {
-            enter.state().enter(function as u32, left(&caller)?);
-            Ok(())
-        })?;
+        linker.func_wrap(
+            PROBE_MODULE,
+            "enter",
+            move |caller: Caller<'_, ScriptData>, function: i32| -> wasmtime::Result<()> {
+                enter.state().enter(function as u32, left(&caller)?);
+                Ok(())
+            },
+        )?;
         linker.func_wrap(PROBE_MODULE, "exit", move |caller: Caller<'_, ScriptData>| -> wasmtime::Result<()> {
             exit.state().exit(left(&caller)?);
             Ok(())

@@ -177,7 +177,9 @@ impl Rehearsal {
         let mut context = Some(context);
         carry_over(&mut instance, id, &mut context, self.state.as_ref(), self.fuel)?;
         match call_bounded(Some(&mut instance), id, &mut context, Call::Tick(self.dt), self.fuel) {
-            Bounded::Failed(outcome) if outcome.is_end() => Err(with_trace(format!("its first on_tick: {outcome}"), &mut instance)),
+            Bounded::Failed(outcome) if outcome.is_end() => {
+                Err(with_trace(format!("its first on_tick: {outcome}"), &mut instance))
+            }
             _ => Ok(()),
         }
     }

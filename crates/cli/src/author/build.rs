@@ -194,7 +194,37 @@ pub(crate) fn run(dir: &Path) -> CommandResult {
     run_to_end(&project, build, &build.command, &mut told)?;
     let code = project.code()?;
     let file = project.published_file();
-    super::world::put(&file, &code.wasm)?;
+    if file != project.code_file() {
+        super::world::put(&file, &code.wasm)?;
+    }
     say(&format!("{}: {} bytes, SHA-256 {}", file.display(), code.wasm.len(), code.digest));
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(script: &str, deadline: Duration) -> Built {
+        let command = ["sh", "-c", script].map(str::to_owned);
+        Build::start(Path::new("."), &command, deadline).unwrap().wait()
+    }
+
+    #[test]
+    fn a_build_that_takes_too_long_is_ended_with_all_that_it_started() {
+        let built = build("echo begun; sleep 600 & sleep 600", Duration::from_millis(300));
+        assert!(built.outcome.unwrap_err().contains("was ended"));
+        assert_eq!(built.output, ["begun"]);
+        // Its output was closed: nobody holds the other end.
+        assert!(built.took < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_build_that_fails_says_how_and_what_it_wrote() {
+        let built = build("echo one; echo two >&2; exit 3", Duration::from_secs(60));
+        assert!(built.outcome.unwrap_err().contains("exit status: 3"));
+        assert_eq!(built.output.len(), 2);
+        let missing = Build::start(Path::new("."), &["no-such-compiler".to_owned()], Duration::from_secs(1));
+        assert!(missing.is_err_and(|error| error.contains("no-such-compiler") && error.contains("installed")));
+    }
 }

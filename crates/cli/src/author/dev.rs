@@ -227,7 +227,10 @@ impl Session {
         };
         if self.project.build.is_some() {
             self.report.line(Tone::Faint, "build", &format!("{} bytes in {} ms", code.wasm.len(), built.took.as_millis()));
-            if let Err(error) = world::put(&self.project.published_file(), &code.wasm) {
+            let published = self.project.published_file();
+            if published != self.project.code_file()
+                && let Err(error) = world::put(&published, &code.wasm)
+            {
                 self.report.line(Tone::Bad, "build", &error.to_string());
             }
         }
@@ -277,7 +280,11 @@ impl Session {
         if let Some(active) = active.filter(|_| runs_it) {
             self.current = Some(active.version);
             let ms = millis(saved.elapsed().saturating_sub(build_took));
-            self.report.line(Tone::Good, "live", &format!("v{} in {} worlds, {ms} ms after the build", active.version, worlds.len()));
+            self.report.line(
+                Tone::Good,
+                "live",
+                &format!("v{} in {} worlds, {ms} ms after the build", active.version, worlds.len()),
+            );
         }
         self.running = runs_it.then(|| (code.digest, project.manifest_text.clone()));
         self.local = Some(local);
@@ -310,7 +317,13 @@ impl Session {
         for event in events {
             match event {
                 NodeEvent::Log { world, script, level: l, text } if self.all || is_ours(&world, &script) => {
-                    let tone = if l == 0 { Tone::Bad } else if l == 1 { Tone::Odd } else { Tone::Plain };
+                    let tone = if l == 0 {
+                        Tone::Bad
+                    } else if l == 1 {
+                        Tone::Odd
+                    } else {
+                        Tone::Plain
+                    };
                     self.report.line(tone, level(l), &format!("{world}/{script}: {text}"));
                 }
                 NodeEvent::Log { .. } => {}

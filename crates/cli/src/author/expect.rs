@@ -301,7 +301,10 @@ mod tests {
     #[test]
     fn a_step_that_fails_has_found_nothing() {
         let mut heard = Heard { log: vec!["a".into()], answers: vec!["no".into()], ..Heard::default() };
-        assert_eq!(check(&expect("log = \"a\"\nanswer = \"yes\""), &mut heard), Err(vec!["the answer is \"no\", not \"yes\"".into()]));
+        assert_eq!(
+            check(&expect("log = \"a\"\nanswer = \"yes\""), &mut heard),
+            Err(vec!["the answer is \"no\", not \"yes\"".into()])
+        );
         assert_eq!(check(&expect("log = \"a\""), &mut heard), Ok(()));
     }
 

@@ -133,7 +133,9 @@ impl Project {
             Err(_) => None,
         };
         if build.as_ref().is_some_and(|build| build.command.is_empty()) {
-            return Err(format!("{}: command is empty: give a program and its arguments", dir.join("build.toml").display()).into());
+            return Err(
+                format!("{}: command is empty: give a program and its arguments", dir.join("build.toml").display()).into()
+            );
         }
         let manifest = dir.join("script.toml");
         let (manifest_text, parsed) = match std::fs::read_to_string(&manifest) {
@@ -286,4 +288,30 @@ pub(crate) fn with_places(text: &str, symbols: &Symbols, dir: &Path) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_without_a_known_line_goes_and_other_brackets_stay() {
+        let text = "in step [12+0x34] < on_tick [3+0x1]: list[0] [a+b] [";
+        assert_eq!(with_places(text, &Symbols::default(), Path::new(".")), "in step < on_tick: list[0] [a+b] [");
+    }
+
+    #[test]
+    fn a_folder_without_a_manifest_is_a_script_if_it_holds_one_module() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Project::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("holds no script") && error.contains("aether init script"), "{error}");
+        std::fs::write(dir.path().join("Walk.wat"), "(module)").unwrap();
+        let project = Project::open(dir.path()).unwrap();
+        assert_eq!((project.name.as_str(), project.has_manifest), ("walk", false));
+        assert!(ScriptManifest::parse(&project.manifest_text).is_ok());
+        std::fs::write(dir.path().join("run.wasm"), "").unwrap();
+        assert!(Project::open(dir.path()).unwrap_err().to_string().contains("2 modules"));
+        std::fs::write(dir.path().join("build.toml"), "command = []\noutput = \"x\"").unwrap();
+        assert!(Project::open(dir.path()).unwrap_err().to_string().contains("command is empty"));
+    }
 }

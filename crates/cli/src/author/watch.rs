@@ -29,7 +29,8 @@ impl Watch {
         let (send, changes) = channel();
         let mut watcher = notify::recommended_watcher(send).map_err(|error| format!("could not watch files: {error}"))?;
         let dir = dir.canonicalize().map_err(|error| format!("could not watch {}: {error}", dir.display()))?;
-        let watched: Vec<_> = watched.iter().map(|path| if path == Path::new(".") { dir.clone() } else { dir.join(path) }).collect();
+        let watched: Vec<_> =
+            watched.iter().map(|path| if path == Path::new(".") { dir.clone() } else { dir.join(path) }).collect();
         let ignored: Vec<_> = ignored.iter().map(|path| dir.join(path)).collect();
         let mut folders = std::collections::BTreeSet::new();
         for path in &watched {
@@ -42,7 +43,10 @@ impl Watch {
             let mode = if *path == dir { RecursiveMode::NonRecursive } else { mode };
             if folder.is_dir() && folders.insert(folder.to_owned()) {
                 watcher.watch(folder, mode).map_err(|error| {
-                    format!("could not watch {}: {error}: raise fs.inotify.max_user_watches if there are too many", folder.display())
+                    format!(
+                        "could not watch {}: {error}: raise fs.inotify.max_user_watches if there are too many",
+                        folder.display()
+                    )
                 })?;
             }
         }

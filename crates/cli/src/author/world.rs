@@ -106,7 +106,9 @@ pub(crate) fn start(project: &Project, code: &Code, place: &Place) -> Result<Loc
         .into());
     }
     if config.cluster.is_some() {
-        return Err(format!("{} describes a cluster: `aether dev` runs one node; give a file without [cluster]", file.display()).into());
+        return Err(
+            format!("{} describes a cluster: `aether dev` runs one node; give a file without [cluster]", file.display()).into()
+        );
     }
     let data = data(project, place);
     std::fs::create_dir_all(&data).map_err(|error| format!("could not make {}: {error}", data.display()))?;
