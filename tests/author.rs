@@ -547,7 +547,7 @@ fn dev_runs_the_worlds_of_a_cluster_file() {
     refused(&["dev", ".", "--world", file.to_str().unwrap()], &project, &["no world of", "[[world.script]]"]);
 }
 
-/// From save to live, for the figures: `cargo test --workspace --test all -- --ignored --nocapture author::figures`.
+/// From save to live, for the figures: `just live`.
 #[test]
 #[ignore = "a measurement"]
 fn figures_from_save_to_live() {
@@ -556,13 +556,18 @@ fn figures_from_save_to_live() {
     std::fs::write(&file, counter("one", "")).unwrap();
     let mut dev = Dev::start(dir.path(), &[]);
     dev.until(0, "live v1");
-    let mut times = Vec::new();
-    for round in 0..30 {
-        let said = dev.save(&file, &counter(&format!("round {round}"), ""), "ms from save to live");
-        let words: Vec<_> = said.lines().find(|line| line.contains("from save to live")).unwrap().split(' ').collect();
-        times.push(words[words.iter().position(|word| *word == "ms").unwrap() - 1].parse::<u64>().unwrap());
+    for (what, pause) in
+        [("each save after a pause", Duration::from_secs(1)), ("each save as soon as the last is live", Duration::ZERO)]
+    {
+        let mut times = Vec::new();
+        for round in 0..30 {
+            std::thread::sleep(pause);
+            let said = dev.save(&file, &counter(&format!("{round} {what}"), ""), "ms from save to live");
+            let words: Vec<_> = said.lines().find(|line| line.contains("from save to live")).unwrap().split(' ').collect();
+            times.push(words[words.iter().position(|word| *word == "ms").unwrap() - 1].parse::<u64>().unwrap());
+        }
+        times.sort_unstable();
+        println!("{what}: p50 {} ms, p90 {} ms, worst {} ms of {}", times[15], times[27], times[29], times.len());
     }
     dev.stop();
-    times.sort_unstable();
-    println!("save to live, ms: p50 {}, p90 {}, worst {} of {}", times[15], times[27], times[29], times.len());
 }

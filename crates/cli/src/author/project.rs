@@ -145,9 +145,10 @@ impl Project {
             }
             Err(_) => (None, None),
         };
-        let file = match path.is_dir() {
-            false => path.to_owned(),
-            true => code_in(&dir, parsed.as_ref().map(|manifest| manifest.name), build.is_some())?,
+        let file = match &build {
+            _ if !path.is_dir() => path.to_owned(),
+            Some(build) => dir.join(&build.output),
+            None => code_in(&dir, parsed.as_ref().map(|manifest| manifest.name))?,
         };
         let has_manifest = parsed.is_some();
         let manifest = match parsed {
@@ -201,16 +202,11 @@ impl Project {
 }
 
 /// The code in a folder without a build.
-fn code_in(dir: &Path, name: Option<ScriptId>, built: bool) -> Result<PathBuf, Failure> {
-    if let Some(name) = name {
-        let named = |extension: &str| dir.join(format!("{name}.{extension}"));
-        // Made from the text, if both are there.
-        if let Some(found) = [named("wat"), named("wasm")].into_iter().find(|path| path.is_file()) {
-            return Ok(found);
-        }
-        if built {
-            return Ok(named("wasm"));
-        }
+fn code_in(dir: &Path, name: Option<ScriptId>) -> Result<PathBuf, Failure> {
+    let named = |extension: &str| name.map(|name| dir.join(format!("{name}.{extension}"))).filter(|path| path.is_file());
+    // The module is made from the text, if both are there.
+    if let Some(found) = named("wat").or_else(|| named("wasm")) {
+        return Ok(found);
     }
     let mut found: Vec<_> =
         std::fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_code(path)).collect();
