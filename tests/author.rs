@@ -567,7 +567,7 @@ fn figures_from_save_to_live() {
             times.push(words[words.iter().position(|word| *word == "ms").unwrap() - 1].parse::<u64>().unwrap());
         }
         times.sort_unstable();
-        println!("{what}: p50 {} ms, p90 {} ms, worst {} ms of {}", times[15], times[27], times[29], times.len());
+        eprintln!("{what}: p50 {} ms, p90 {} ms, worst {} ms of {}", times[15], times[27], times[29], times.len());
     }
     dev.stop();
 }

@@ -4,6 +4,7 @@ use crate::author::project::{Code, Project, read, trace_lines};
 use crate::{CommandResult, author, complain, say};
 use aether_engine::{Engine, EngineConfig, PrefabSet};
 use aether_scripting::abi::HostGroup;
+use aether_scripting::client_runtime::ClientError;
 use aether_scripting::instance::Step;
 use aether_scripting::{
     ActionLimiter, ActionRates, Call, Caller, ClientRuntime, ClientRuntimeConfig, Digest, Host, InstanceId, InstanceSpec,
@@ -126,13 +127,25 @@ fn runtime_for(manifest: &ScriptManifest, written: bool) -> Result<ClientRuntime
     Ok(ClientRuntime::new(config)?)
 }
 
+/// Refuse bytes that are not those that somebody named.
+fn refuse_other(bytes: &[u8], wanted: Option<Digest>) -> Result<(), ClientError> {
+    let found = Digest::of(bytes);
+    match wanted {
+        Some(wanted) if wanted != found => Err(ClientError::Integrity { found, wanted }),
+        _ => Ok(()),
+    }
+}
+
 fn check(file: &Path, sha256: Option<Digest>) -> CommandResult {
     let bytes = read(file)?;
     let (manifest, written) = manifest_of(file)?;
     let runtime = runtime_for(&manifest, written)?;
-    let info = runtime.check(&bytes)?;
+    refuse_other(&bytes, sha256)?;
+    // Debug information does not count: it is left out of what is published.
+    let code = Code::new(&bytes)?;
+    let info = runtime.check(&code.wasm)?;
     // Compiling finds what only the compiler sees.
-    runtime.load(&bytes, sha256)?;
+    runtime.load(&code.wasm, None)?;
     say(&format!("{} is good: {} bytes, SHA-256 {}", file.display(), bytes.len(), Digest::of(&bytes)));
     say(&format!(
         "  functions {}, variables {}, memory at start {} KiB{}",
@@ -165,9 +178,7 @@ fn execute(args: &RunArgs) -> CommandResult {
     let bytes = read(&args.file)?;
     let (manifest, written) = manifest_of(&args.file)?;
     let runtime = runtime_for(&manifest, written)?;
-    if let Some(wanted) = args.sha256.filter(|wanted| *wanted != Digest::of(&bytes)) {
-        return Err(aether_scripting::client_runtime::ClientError::Integrity { found: Digest::of(&bytes), wanted }.into());
-    }
+    refuse_other(&bytes, args.sha256)?;
     // Debug information is for us, and may be more than a module may have.
     let code = Project::open(&args.file).and_then(|project| project.code_of(&args.file)).or_else(|_| Code::new(&bytes))?;
     let module = runtime.load(&code.wasm, None)?;

@@ -185,7 +185,11 @@ impl Project {
 
     /// The code as it was built last.
     pub fn code(&self) -> Result<Code, Failure> {
-        Code::read(&self.code_file())
+        let file = self.code_file();
+        if self.build.is_some() && !file.is_file() {
+            return Err(format!("{} is not built: `aether script build {}` makes it", file.display(), self.dir.display()).into());
+        }
+        Code::read(&file)
     }
 
     /// The code of one file, with the symbols of the build that made it if that is there.

@@ -68,6 +68,23 @@ pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The beginning of the file of a world of its own.
+const OWN_WORLD: &str = "\
+# Made by `aether dev` at each start.
+[node]
+name = \"dev\"
+data_dir = \"data\"
+instances_small = 64
+instances_large = 8
+
+[limits]
+checkpoint_seconds = 5.0
+
+[[world]]
+name = \"dev\"
+scripts_dir = \"scripts\"
+";
+
 /// The file of a world of its own, and what it needs.
 fn own_world(project: &Project, code: &Code, place: &Place) -> Result<PathBuf, Failure> {
     let home = home(project);
@@ -75,10 +92,7 @@ fn own_world(project: &Project, code: &Code, place: &Place) -> Result<PathBuf, F
     let folder = home.join("scripts").join(name.as_str());
     put(&folder.join("script.toml"), project.manifest_text.as_bytes())?;
     put(&folder.join(format!("{name}.wasm")), &code.wasm)?;
-    let mut text = format!(
-        "# Made by `aether dev` at each start.\n[node]\nname = \"dev\"\ndata_dir = \"data\"\ninstances_small = 64\ninstances_large = 8\n\n\
-         [limits]\ncheckpoint_seconds = 5.0\n\n[[world]]\nname = \"dev\"\nscripts_dir = \"scripts\"\n"
-    );
+    let mut text = OWN_WORLD.to_owned();
     if let Some(prefabs) = &place.prefabs {
         let prefabs = prefabs.canonicalize().map_err(|error| format!("could not read {}: {error}", prefabs.display()))?;
         text += &format!("prefabs = {:?}\n", prefabs.display().to_string());
