@@ -15,7 +15,7 @@ use aether_scripting::{
 };
 use aether_types::WorldId;
 use aether_world_runtime::{ScriptParts, World, WorldCheckpoint, WorldConfig};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +27,8 @@ const TICKS_MAX: u64 = 200_000;
 const ANSWER_TICKS: u64 = 40;
 /// The test's own number in the world; scripts are numbered from 1.
 const TESTER: InstanceId = InstanceId(63);
+/// Keys of each script's storage that outlive a `reload`.
+const KEYS_MAX: usize = 1_024;
 /// Scripts of one world at most: below [`TESTER`].
 const SCRIPTS_MAX: usize = 62;
 
@@ -422,16 +424,17 @@ impl<'a> Run<'a> {
             return Err("the script saved no state: export save_state".to_owned());
         }
         // Storage outlives a world; it is no part of a checkpoint.
+        let namespaces = self.stage.members.iter().filter_map(|m| m.parts.manifest.grants.storage_namespace.clone());
         let mut stored = Vec::new();
-        if let Some(namespace) = self.stage.tester().storage_namespace {
+        for namespace in namespaces.collect::<BTreeSet<_>>() {
             let host = self.host();
+            host.set_grants(TESTER, &["*".to_owned()], Some(namespace.clone()));
             let mut keys = Vec::new();
-            if host.list_keys("", 1_024, &mut keys).is_ok() {
-                for key in keys {
-                    let mut value = Vec::new();
-                    if host.read_value(&key, &mut value).is_ok() {
-                        stored.push((namespace.clone(), key, value));
-                    }
+            let _ = host.list_keys("", KEYS_MAX, &mut keys);
+            for key in keys {
+                let mut value = Vec::new();
+                if host.read_value(&key, &mut value).is_ok() {
+                    stored.push((namespace.clone(), key, value));
                 }
             }
         }
