@@ -27,6 +27,10 @@ rolling OLD:
 figures:
     cargo test --release --workspace --test cluster -- --ignored --nocapture --test-threads 1 figures
 
+# From save to live in `aether dev`.
+live:
+    cargo test --release --workspace --test all -- --ignored --nocapture author::figures
+
 # Three nodes and a PostgreSQL on this machine.
 three:
     cargo build --release

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod abi;
+mod author;
 mod cli;
 mod compile;
 mod docs;

@@ -229,13 +229,14 @@ impl EventView {
         };
         match event {
             NodeEvent::Log { world, script, level, text } => view("log", *level, Some(world), Some(script), text.clone()),
-            NodeEvent::ScriptEnded { world, script, cause, parked, again, .. } => {
+            NodeEvent::ScriptEnded { world, script, cause, parked, again, trace, .. } => {
                 let (level, follows) = match (parked, again) {
                     (true, _) => (0, "parked"),
                     (false, true) => (1, "ended, comes back"),
                     (false, false) => (1, "ended"),
                 };
-                view("script", level, Some(world), Some(script), format!("{follows}: {cause}"))
+                let place = trace.as_ref().map(|trace| format!(", in {trace}")).unwrap_or_default();
+                view("script", level, Some(world), Some(script), format!("{follows}: {cause}{place}"))
             }
             NodeEvent::Overload { world, action } => view("overload", 1, Some(world), None, action.clone()),
             NodeEvent::WorldEnded { world, cause, parked } => {

@@ -27,7 +27,7 @@ pub(crate) struct NodeArgs {
     /// For commands to a running node of a cluster: which of the file's nodes. The first, if it says nothing.
     #[arg(long, global = true, value_name = "NAME")]
     node: Option<String>,
-    /// For commands to a running node: how the answer is printed.
+    /// For commands to a running node, `script test` and `script profile`: how the answer is printed.
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     output: OutputFormat,
 }

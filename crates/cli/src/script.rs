@@ -4,6 +4,7 @@ use crate::author::project::{Code, Project, read, trace_lines};
 use crate::{CommandResult, author, complain, say};
 use aether_engine::{Engine, EngineConfig, PrefabSet};
 use aether_scripting::abi::HostGroup;
+use aether_scripting::client_runtime::ClientError;
 use aether_scripting::instance::Step;
 use aether_scripting::{
     ActionLimiter, ActionRates, Call, Caller, ClientRuntime, ClientRuntimeConfig, Digest, Host, InstanceId, InstanceSpec,
@@ -31,6 +32,12 @@ pub(crate) enum ScriptCommand {
         /// SHA-256 that the file must have.
         #[arg(long)]
         sha256: Option<Digest>,
+    },
+    /// Build a script by its build.toml; NAME.wasm beside it is what `aether publish` takes.
+    #[command(after_help = "Example:\n  aether script build my-script\n\nExit code: 0, or 1 if the build failed.")]
+    Build {
+        /// The script's folder.
+        dir: PathBuf,
     },
     /// Run a script's own tests, each in a fresh world: real engine and limits, a clock that only the test moves.
     #[command(
@@ -90,6 +97,7 @@ pub(crate) fn run(command: ScriptCommand, json: bool) -> CommandResult {
     match command {
         ScriptCommand::Check { file, sha256 } => check(&file, sha256),
         ScriptCommand::Run(args) => execute(&args),
+        ScriptCommand::Build { dir } => author::build::run(&dir),
         ScriptCommand::Test(args) => author::test::run(&args, json),
         ScriptCommand::Profile(args) => author::profile::run(&args, json),
     }
@@ -107,23 +115,37 @@ fn manifest_of(file: &Path) -> Result<(ScriptManifest, bool), Box<dyn std::error
     Ok((ScriptManifest::permissive(name), false))
 }
 
-fn runtime_for(manifest: &ScriptManifest) -> Result<ClientRuntime, Box<dyn std::error::Error>> {
+fn runtime_for(manifest: &ScriptManifest, written: bool) -> Result<ClientRuntime, Box<dyn std::error::Error>> {
     let config = ClientRuntimeConfig {
         memory_mb: manifest.limits.memory_mb,
         syscalls: manifest.policy().syscall_policy,
         host_costs: true,
+        // The limits of a manifest are a server's; without one, AETHER_SCRIPT_MAX_OPS counts instructions.
+        server_costs: written,
         ..ClientRuntimeConfig::from_env()
     };
     Ok(ClientRuntime::new(config)?)
 }
 
+/// Refuse bytes that are not those that somebody named.
+fn refuse_other(bytes: &[u8], wanted: Option<Digest>) -> Result<(), ClientError> {
+    let found = Digest::of(bytes);
+    match wanted {
+        Some(wanted) if wanted != found => Err(ClientError::Integrity { found, wanted }),
+        _ => Ok(()),
+    }
+}
+
 fn check(file: &Path, sha256: Option<Digest>) -> CommandResult {
     let bytes = read(file)?;
     let (manifest, written) = manifest_of(file)?;
-    let runtime = runtime_for(&manifest)?;
-    let info = runtime.check(&bytes)?;
+    let runtime = runtime_for(&manifest, written)?;
+    refuse_other(&bytes, sha256)?;
+    // Debug information does not count: it is left out of what is published.
+    let code = Code::new(&bytes)?;
+    let info = runtime.check(&code.wasm)?;
     // Compiling finds what only the compiler sees.
-    runtime.load(&bytes, sha256)?;
+    runtime.load(&code.wasm, None)?;
     say(&format!("{} is good: {} bytes, SHA-256 {}", file.display(), bytes.len(), Digest::of(&bytes)));
     say(&format!(
         "  functions {}, variables {}, memory at start {} KiB{}",
@@ -155,10 +177,8 @@ fn check(file: &Path, sha256: Option<Digest>) -> CommandResult {
 fn execute(args: &RunArgs) -> CommandResult {
     let bytes = read(&args.file)?;
     let (manifest, written) = manifest_of(&args.file)?;
-    let runtime = runtime_for(&manifest)?;
-    if let Some(wanted) = args.sha256.filter(|wanted| *wanted != Digest::of(&bytes)) {
-        return Err(aether_scripting::client_runtime::ClientError::Integrity { found: Digest::of(&bytes), wanted }.into());
-    }
+    let runtime = runtime_for(&manifest, written)?;
+    refuse_other(&bytes, args.sha256)?;
     // Debug information is for us, and may be more than a module may have.
     let code = Project::open(&args.file).and_then(|project| project.code_of(&args.file)).or_else(|_| Code::new(&bytes))?;
     let module = runtime.load(&code.wasm, None)?;

@@ -83,11 +83,15 @@ impl std::fmt::Display for NodeEvent {
                 let level = ["error", "warn", "info", "debug"].get(*level as usize).unwrap_or(&"info");
                 write!(f, "{world}/{script} {level}: {text}")
             }
-            NodeEvent::ScriptEnded { world, script, cause, parked: true, .. } => write!(f, "{world}/{script} parked: {cause}"),
-            NodeEvent::ScriptEnded { world, script, cause, again: true, .. } => {
-                write!(f, "{world}/{script} ended, comes back: {cause}")
+            NodeEvent::ScriptEnded { world, script, cause, parked, again, trace, .. } => {
+                let follows = match (parked, again) {
+                    (true, _) => "parked",
+                    (false, true) => "ended, comes back",
+                    (false, false) => "ended",
+                };
+                write!(f, "{world}/{script} {follows}: {cause}")?;
+                trace.as_ref().map_or(Ok(()), |trace| write!(f, ", in {trace}"))
             }
-            NodeEvent::ScriptEnded { world, script, cause, .. } => write!(f, "{world}/{script} ended: {cause}"),
             NodeEvent::Overload { world, action } => write!(f, "{world} overload: {action}"),
             NodeEvent::WorldEnded { world, cause, parked: true } => write!(f, "{world} parked: {cause}"),
             NodeEvent::WorldEnded { world, cause, parked: false } => write!(f, "{world} ended, comes back: {cause}"),

@@ -3,10 +3,12 @@
 //! Start with [`Build::start`]. Not here: when to build (`dev`), what to make of the result (`project`).
 
 use super::project::{BuildFile, Project};
+use super::report::{Report, Tone};
+use crate::{CommandResult, say};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -170,10 +172,59 @@ pub(crate) fn build_for_tests(project: &Project, told: &mut dyn FnMut(&str)) -> 
         Some(test) => (&test.command, &test.output),
         None => (&build.command, &build.output),
     };
+    run_to_end(project, build, command, told)?;
+    Ok(project.dir.join(output))
+}
+
+fn run_to_end(project: &Project, build: &BuildFile, command: &[String], told: &mut dyn FnMut(&str)) -> Result<(), String> {
     told(&format!("building: {}", command.join(" ")));
     let built = Build::start(&project.dir, command, build.deadline())?.wait();
-    match built.outcome {
-        Ok(()) => Ok(project.dir.join(output)),
-        Err(reason) => Err(format!("{}\nthe build failed: {reason}", built.output.join("\n")).into()),
+    built.outcome.map_err(|reason| format!("{}\nthe build failed: {reason}", built.output.join("\n")))
+}
+
+/// `aether script build`.
+pub(crate) fn run(dir: &Path) -> CommandResult {
+    let project = Project::open(dir)?;
+    let Some(build) = &project.build else {
+        return Err(format!("{} has no build.toml that says how: `aether init script` makes one", dir.display()).into());
+    };
+    let report = Report::new();
+    let mut told = |line: &str| report.line(Tone::Faint, "build", line);
+    prepare(&project, build, &mut told)?;
+    run_to_end(&project, build, &build.command, &mut told)?;
+    let code = project.code()?;
+    let file = project.published_file();
+    if file != project.code_file() {
+        super::world::put(&file, &code.wasm)?;
+    }
+    say(&format!("{}: {} bytes, SHA-256 {}", file.display(), code.wasm.len(), code.digest));
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(script: &str, deadline: Duration) -> Built {
+        let command = ["sh", "-c", script].map(str::to_owned);
+        Build::start(Path::new("."), &command, deadline).unwrap().wait()
+    }
+
+    #[test]
+    fn a_build_that_takes_too_long_is_ended_with_all_that_it_started() {
+        let built = build("echo begun; sleep 600 & sleep 600", Duration::from_millis(300));
+        assert!(built.outcome.unwrap_err().contains("was ended"));
+        assert_eq!(built.output, ["begun"]);
+        // Its output was closed: nobody holds the other end.
+        assert!(built.took < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_build_that_fails_says_how_and_what_it_wrote() {
+        let built = build("echo one; echo two >&2; exit 3", Duration::from_secs(60));
+        assert!(built.outcome.unwrap_err().contains("exit status: 3"));
+        assert_eq!(built.output.len(), 2);
+        let missing = Build::start(Path::new("."), &["no-such-compiler".to_owned()], Duration::from_secs(1));
+        assert!(missing.is_err_and(|error| error.contains("no-such-compiler") && error.contains("installed")));
     }
 }

@@ -210,7 +210,7 @@ impl Session {
     }
 
     fn goes_on(&self) -> &'static str {
-        if self.running.is_some() { "; the last good version goes on" } else { "; waiting for a change" }
+        if self.current.is_some() { "; the last good version goes on" } else { "; waiting for a change" }
     }
 
     fn built(&mut self, built: Built, saved: Instant) {
@@ -227,7 +227,10 @@ impl Session {
         };
         if self.project.build.is_some() {
             self.report.line(Tone::Faint, "build", &format!("{} bytes in {} ms", code.wasm.len(), built.took.as_millis()));
-            if let Err(error) = world::put(&self.project.published_file(), &code.wasm) {
+            let published = self.project.published_file();
+            if published != self.project.code_file()
+                && let Err(error) = world::put(&published, &code.wasm)
+            {
                 self.report.line(Tone::Bad, "build", &error.to_string());
             }
         }
@@ -280,7 +283,7 @@ impl Session {
             self.report.line(
                 Tone::Good,
                 "live",
-                &format!("v{} in {} worlds, {ms} ms after the build", active.version, worlds.len()),
+                &format!("v{} in {} worlds, {ms} ms after the build", active.version, local.worlds),
             );
         }
         self.running = runs_it.then(|| (code.digest, project.manifest_text.clone()));
@@ -400,7 +403,11 @@ impl Session {
                 // Its next build is tried again, even if it is the one that ran before.
                 (self.running, self.current) = (None, self.active());
                 self.report.line(Tone::Bad, "refused", &self.explain(&error));
-                self.report.line(Tone::Odd, "refused", "the last good version goes on, its state as it was");
+                let follows = match self.current {
+                    Some(version) => format!("the last good version goes on: v{version}, its state as it was"),
+                    None => "waiting for a change".to_owned(),
+                };
+                self.report.line(Tone::Odd, "refused", &follows);
             }
         }
     }

@@ -18,6 +18,8 @@ pub(crate) struct Expect {
     not_logged: Option<String>,
     /// The answer to a call of the test, in full.
     answer: Option<String>,
+    /// So many answers, whatever they say.
+    answers: Option<usize>,
     /// A call of the script to the test: `method payload`.
     called: Option<String>,
     /// A broadcast of a topic that the test has subscribed to.
@@ -133,7 +135,7 @@ impl Expect {
 
     /// Whether waiting could not mend it.
     pub fn is_never(&self) -> bool {
-        self.not_logged.is_some() || self.fuel_max.is_some()
+        self.not_logged.is_some() || self.fuel_max.is_some() || self.answers.is_some()
     }
 
     /// `Err`: what is not so, and what is instead. `host` is entered as the test.
@@ -164,6 +166,13 @@ impl Expect {
                 Some(answer) => return fail(format!("the answer is {answer:?}, not {text:?}"), Vec::new()),
                 None => return fail(format!("no answer, {text:?} is expected"), Vec::new()),
             }
+        }
+        if let Some(count) = self.answers {
+            let found = heard.answers.len() - read.answers;
+            if found != count {
+                return fail(format!("{found} answers, not {count}"), Vec::new());
+            }
+            read.answers = heard.answers.len();
         }
         if let Some(text) = &self.called {
             match after(&heard.calls, read.calls, |call| call == text) {

@@ -180,7 +180,7 @@ fn files(name: ScriptId, language: Language) -> Vec<(String, String)> {
 pub(crate) fn run(command: &InitCommand) -> CommandResult {
     let InitCommand::Script(args) = command;
     let name = ScriptId::new(&args.name).map_err(|error| format!("{:?} is no name for a script: {error}", args.name))?;
-    let dir = args.dir.join(name.as_str());
+    let dir = if args.dir == Path::new(".") { name.as_str().into() } else { args.dir.join(name.as_str()) };
     write(&dir, &files(name, args.lang))?;
     say(&format!("{} is a script in {}. {}", dir.display(), args.lang.name(), args.lang.needs()));
     say("Next:");
@@ -229,6 +229,8 @@ mod tests {
     fn nothing_is_left_to_fill_in() {
         for language in [Language::Rust, Language::C, Language::AssemblyScript] {
             for (path, text) in files(ScriptId::new("blue-lantern").unwrap(), language) {
+                // Sources of the SDK are taken as they are.
+                let text = if path.starts_with("sdk/") { "" } else { text.as_str() };
                 assert!(!path.contains("{{") && !text.contains("{{"), "{path}");
             }
         }

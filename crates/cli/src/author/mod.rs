@@ -7,6 +7,7 @@ pub(crate) mod build;
 pub(crate) mod dev;
 mod expect;
 pub(crate) mod init;
+mod play;
 pub(crate) mod profile;
 pub(crate) mod project;
 mod report;

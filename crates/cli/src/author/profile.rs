@@ -54,13 +54,14 @@ pub(crate) fn run(args: &ProfileArgs, json: bool) -> CommandResult {
     manifest.limits.fuel = 1_000_000_000;
     manifest.limits.cpu_ms = TIME_MAX.as_millis() as u64;
     let mut sandbox = Sandbox::new(&runtime, &module, &manifest, &args.world, args.tick_hz, FUEL_MAX)?;
-    let (mut worst, mut over, mut calls, mut probes) = (0, 0, 0, 0);
-    let mut before = 0;
+    let (mut worst, mut over, mut calls) = (0, 0, 0);
+    // A start function has run already.
+    let mut before = recorder.profile().fuel();
     let mut end = MeteringOutcome::Completed;
     let mut last = "on_start";
     recorder.begin_call();
     sandbox.run(args.ticks, |call, step, _| {
-        probes += recorder.begin_call();
+        recorder.begin_call();
         let fuel = recorder.profile().fuel();
         let used = fuel - before;
         (before, calls, end) = (fuel, calls + 1, step.outcome);
@@ -68,7 +69,6 @@ pub(crate) fn run(args: &ProfileArgs, json: bool) -> CommandResult {
         over += u64::from(used > limit);
         last = name_of(call);
     });
-    let _ = probes;
     let profile = recorder.profile();
     let (fuel, functions) = (profile.fuel(), profile.functions(&code.symbols));
     if fuel == 0 {

@@ -145,9 +145,10 @@ impl Project {
             }
             Err(_) => (None, None),
         };
-        let file = match path.is_dir() {
-            false => path.to_owned(),
-            true => code_in(&dir, parsed.as_ref().map(|manifest| manifest.name), build.is_some())?,
+        let file = match &build {
+            _ if !path.is_dir() => path.to_owned(),
+            Some(build) => dir.join(&build.output),
+            None => code_in(&dir, parsed.as_ref().map(|manifest| manifest.name))?,
         };
         let has_manifest = parsed.is_some();
         let manifest = match parsed {
@@ -184,7 +185,11 @@ impl Project {
 
     /// The code as it was built last.
     pub fn code(&self) -> Result<Code, Failure> {
-        Code::read(&self.code_file())
+        let file = self.code_file();
+        if self.build.is_some() && !file.is_file() {
+            return Err(format!("{} is not built: `aether script build {}` makes it", file.display(), self.dir.display()).into());
+        }
+        Code::read(&file)
     }
 
     /// The code of one file, with the symbols of the build that made it if that is there.
@@ -201,16 +206,11 @@ impl Project {
 }
 
 /// The code in a folder without a build.
-fn code_in(dir: &Path, name: Option<ScriptId>, built: bool) -> Result<PathBuf, Failure> {
-    if let Some(name) = name {
-        let named = |extension: &str| dir.join(format!("{name}.{extension}"));
-        // Made from the text, if both are there.
-        if let Some(found) = [named("wat"), named("wasm")].into_iter().find(|path| path.is_file()) {
-            return Ok(found);
-        }
-        if built {
-            return Ok(named("wasm"));
-        }
+fn code_in(dir: &Path, name: Option<ScriptId>) -> Result<PathBuf, Failure> {
+    let named = |extension: &str| name.map(|name| dir.join(format!("{name}.{extension}"))).filter(|path| path.is_file());
+    // The module is made from the text, if both are there.
+    if let Some(found) = named("wat").or_else(|| named("wasm")) {
+        return Ok(found);
     }
     let mut found: Vec<_> =
         std::fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_code(path)).collect();
@@ -288,4 +288,30 @@ pub(crate) fn with_places(text: &str, symbols: &Symbols, dir: &Path) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_without_a_known_line_goes_and_other_brackets_stay() {
+        let text = "in step [12+0x34] < on_tick [3+0x1]: list[0] [a+b] [";
+        assert_eq!(with_places(text, &Symbols::default(), Path::new(".")), "in step < on_tick: list[0] [a+b] [");
+    }
+
+    #[test]
+    fn a_folder_without_a_manifest_is_a_script_if_it_holds_one_module() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Project::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("holds no script") && error.contains("aether init script"), "{error}");
+        std::fs::write(dir.path().join("Walk.wat"), "(module)").unwrap();
+        let project = Project::open(dir.path()).unwrap();
+        assert_eq!((project.name.as_str(), project.has_manifest), ("walk", false));
+        assert!(ScriptManifest::parse(&project.manifest_text).is_ok());
+        std::fs::write(dir.path().join("run.wasm"), "").unwrap();
+        assert!(Project::open(dir.path()).unwrap_err().to_string().contains("2 modules"));
+        std::fs::write(dir.path().join("build.toml"), "command = []\noutput = \"x\"").unwrap();
+        assert!(Project::open(dir.path()).unwrap_err().to_string().contains("command is empty"));
+    }
 }

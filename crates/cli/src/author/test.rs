@@ -1,11 +1,12 @@
 //! `aether script test`: finds a script's tests, runs them, says how they went.
 //!
-//! Start with [`run`]. Not here: what a scenario is (`scenario`).
+//! Start with [`run`]. Not here: what a scenario is (`scenario`), running one (`play`).
 
 use super::build;
+use super::play::{Outcome, Stage};
 use super::project::{Code, Project};
 use super::report::{Report, Tone};
-use super::scenario::{Outcome, ScenarioFile, Stage};
+use super::scenario::ScenarioFile;
 use crate::{CommandResult, compiler, say};
 use aether_scripting::sandbox::PoolSize;
 use aether_scripting::{ClientRuntime, ClientRuntimeConfig, ServerRuntime, ServerRuntimeConfig};
