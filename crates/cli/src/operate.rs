@@ -325,7 +325,13 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
             if *wait {
                 let left = || -> Result<u64, ClientError> {
                     let cluster = client.ask(&Request::Cluster, &none)?;
-                    Ok(list(&cluster["worlds"]).iter().filter(|row| row["owner"] == name.as_str()).count() as u64)
+                    // One that nobody has is on its way, if there is a node for it.
+                    let leaves = |row: &&Value| {
+                        row["owner"] == name.as_str()
+                            || row["target"] == name.as_str()
+                            || (row["owner"].is_null() && row["target"].is_string())
+                    };
+                    Ok(list(&cluster["worlds"]).iter().filter(leaves).count() as u64)
                 };
                 if let Err(left) = progress::until_none(&format!("{name} gives its worlds away"), DRAIN_TIME, left)? {
                     let text = format!("{name} still has {left} worlds: `aether plan` says for which there is no other node");
