@@ -101,7 +101,7 @@ def world(browser, name):
     # What it may use and how much it does, and what happened to it.
     limits = page.locator("section[aria-label=Limits]")
     expect(limits.locator(".limit")).to_have_count(6, timeout=10_000)
-    expect(limits.locator(".limit", has_text="Scripts")).to_contain_text(f"{len(scripts)} of ")
+    expect(limits.locator("[data-name=scripts_max]")).to_contain_text(f"{len(scripts)} of ")
     expect(limits.locator("#hits")).to_contain_text("none since the world started")
     page.click("#flight")
     record = page.locator("dialog ul[aria-label='Flight record'] > li")
