@@ -26,12 +26,14 @@ export function limits(path) {
     for (const limit of told.limits) {
       let row = rows.querySelector(`[data-name="${limit.name}"]`);
       if (!row) {
-        row = h('div.limit', { 'data-name': limit.name }, h('span', null, WORDS[limit.name] ?? limit.name), h('span.num.soft'), h('div.bar2', { 'aria-hidden': 'true' }, h('i')));
+        row = h('div.limit', { 'data-name': limit.name }, h('span', null, WORDS[limit.name] ?? limit.name), h('span.num.soft'), h('div.meter', { 'aria-hidden': 'true' }, h('i')));
         rows.append(row);
       }
       const share = limit.max ? limit.used / limit.max : 0;
       text(row.children[1], `${amount(limit.used, limit.unit)} of ${amount(limit.max, limit.unit)} · ${percent(share)}`);
-      row.querySelector('i').style.width = Math.min(100, share * 100) + '%';
+      const bar = row.querySelector('i');
+      bar.style.width = Math.min(100, share * 100) + '%';
+      bar.className = share >= 0.9 ? 'full' : share >= 0.75 ? 'hot' : '';
     }
     const hit = told.rates.filter((rate) => rate.refused);
     fill(hits, JSON.stringify(hit), () => (hit.length ? hit.map((rate) => [tag(`${rate.action} ${count(rate.refused)}`, 'warn'), ' ']).flat() : h('span.soft', null, 'none since the world started')));
