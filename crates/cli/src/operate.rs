@@ -4,8 +4,8 @@
 //! questions and answers themselves (`aether-admin`), how they look (`answer.rs`).
 
 use crate::answer::{
-    describe_lines, flight_lines, limits_lines, list, move_line, node_line, placement_line, plan_lines, reload_lines, text,
-    world_line,
+    describe_lines, flight_lines, limits_lines, list, move_line, node_line, placement_line, plan_lines, reload_lines, shown,
+    text, world_line,
 };
 use crate::{CommandResult, config_file, progress, say};
 use aether_admin::{CheckpointBody, Client, ClientError, MoveBody, PinBody, Request, RestoreBody, RollbackBody, socket_path};
@@ -373,7 +373,7 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
         }
         OperateCommand::Checkpoints { world } => {
             let answer = client.ask(&Request::Checkpoints(world.to_string()), &none)?;
-            let line = |c: &Value| format!("{:>8} {:>10} bytes {}", c["commit"], c["bytes"], text(&c["name"]));
+            let line = |c: &Value| format!("{:>8} {:>10} bytes {}", shown(&c["commit"]), shown(&c["bytes"]), text(&c["name"]));
             let lines = list(&answer).iter().map(line).collect();
             (answer, lines)
         }
