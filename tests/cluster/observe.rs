@@ -6,11 +6,13 @@ use super::collector::{Collector, Span};
 use super::load::{Trap, put_banner};
 use super::reload::agree;
 use super::rig::{CALM, Cluster, NODES, free_port};
+use crate::program::root;
 use aether_admin::metrics::METRICS;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// Three nodes that send their traces to a collector.
 fn traced() -> (Cluster, Collector) {
@@ -85,9 +87,10 @@ fn a_reload_over_nodes_is_one_trace_and_so_is_a_move() {
 fn scrape(port: u16) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    write!(stream, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     answer
 }
 
@@ -107,10 +110,16 @@ fn a_node_of_a_cluster_tells_every_metric_of_the_table_and_no_other() {
         let names = text.lines().filter(|line| line.starts_with("aether_")).filter_map(|line| line.split(['{', ' ']).next());
         names.map(str::to_owned).collect()
     };
-    cluster.until("every metric of the table", |_| {
+    let begin = Instant::now();
+    loop {
         let told = told(&scrape(port));
-        wanted.iter().all(|name| told.contains(*name)).then_some(())
-    });
+        let missing: Vec<_> = wanted.iter().filter(|name| !told.contains(**name)).collect();
+        if missing.is_empty() {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "not told: {missing:?}");
+        cluster.go_on(1);
+    }
     let unknown: Vec<_> = told(&scrape(port)).into_iter().filter(|name| !wanted.contains(name.as_str())).collect();
     assert!(unknown.is_empty(), "{unknown:?}");
     let text = scrape(port);
@@ -139,5 +148,26 @@ fn commands_that_wait_end_when_it_is_done_and_top_knows_all_nodes() {
     let other = NODES.into_iter().find(|node| *node != owner && *node != "a").unwrap();
     let refused = cluster.ask(other, &["describe", &world]).unwrap_err();
     assert!(refused.contains(&format!("runs on node {owner}")), "{refused}");
+    cluster.check();
+}
+
+#[test]
+fn the_dashboard_of_a_cluster_works_in_a_browser() {
+    let tools = root().join("target/tmp/web");
+    let made = Command::new("bash").arg(root().join("tests/web/setup.sh")).arg(&tools).status().unwrap();
+    assert!(made.success(), "see above what is missing");
+    let mut cluster = Cluster::prepare(6, CALM);
+    let port = free_port();
+    cluster
+        .set_variables("a", &[("AETHER_ADMIN__LISTEN", &format!("127.0.0.1:{port}")), ("AETHER_ADMIN__REQUIRE_TOKEN", "false")]);
+    NODES.into_iter().for_each(|node| cluster.start_process(node));
+    cluster.settle();
+    let world = cluster.worlds_of("a").first().unwrap().0.clone();
+    let mut browser = Command::new(tools.join("venv/bin/python"));
+    browser.arg(root().join("tests/web/cluster.py")).args([&format!("http://127.0.0.1:{port}"), &world, "b"]).arg(&tools);
+    let output = browser.output().unwrap();
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success(), "{said}");
+    cluster.settle();
     cluster.check();
 }

@@ -260,6 +260,18 @@ fn top_shows_nodes_and_worlds_once_for_people_and_programs() {
 }
 
 #[test]
+fn top_in_a_terminal_says_that_its_node_hangs_ends_when_asked_to_and_respects_no_color() {
+    let yard = Yard::start();
+    yard.record();
+    let script = crate::program::root().join("tests/observe/terminal.py");
+    let mut python = Command::new("python3");
+    python.arg(script).arg(crate::program::program()).arg(yard.file()).arg(yard.node.0.id().to_string());
+    let output = python.output().expect("python3 is there, as for the web tests");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
+
+#[test]
 fn exit_codes_are_those_of_the_help() {
     let code = |output: Output| output.status.code();
     let mut yard = Yard::start();

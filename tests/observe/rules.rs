@@ -63,9 +63,10 @@ fn alerts_are_about_metrics_that_there_are_and_say_what_to_do() {
 #[test]
 fn the_scrape_file_is_good() {
     let dir = tempfile::tempdir().unwrap();
-    let token = dir.path().join("token");
-    std::fs::write(&token, "x").unwrap();
-    let config = read("prometheus.yml").replace("/etc/prometheus/aether-token", token.to_str().unwrap());
+    for node in ["a", "b", "c"] {
+        std::fs::write(dir.path().join(format!("aether-{node}.token")), "x").unwrap();
+    }
+    let config = read("prometheus.yml").replace("/etc/prometheus", dir.path().to_str().unwrap());
     std::fs::write(dir.path().join("prometheus.yml"), config).unwrap();
     std::fs::copy(folder().join("prometheus-rules.yml"), dir.path().join("prometheus-rules.yml")).unwrap();
     assert!(run(dir.path(), &["check", "config", "prometheus.yml"]).contains("SUCCESS"));

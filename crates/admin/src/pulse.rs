@@ -145,6 +145,8 @@ mod tests {
         pulse.look(S(99), &world(WorldState::Asleep, 5));
         let awake = world(WorldState::Ticking, 5);
         pulse.look(S(100), &awake);
-        assert_eq!(pulse.reasons(S(110), &awake), []);
+        assert_eq!(pulse.reasons(S(102), &awake), []);
+        // It is when it then does not tick.
+        assert_eq!(pulse.reasons(S(110), &awake).len(), 1);
     }
 }

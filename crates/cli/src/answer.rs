@@ -10,6 +10,11 @@ pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("")
 }
 
+/// A value with a width: JSON's own display knows none.
+pub(crate) fn shown(value: &Value) -> String {
+    value.to_string()
+}
+
 pub(crate) fn number(value: &Value) -> String {
     value.as_u64().map_or_else(|| "none".to_owned(), |number| format!("v{number}"))
 }
@@ -47,10 +52,10 @@ pub(crate) fn node_line(node: &Value) -> String {
         text(&node["name"]),
         text(&node["state"]),
         text(&node["address"]),
-        node["worlds"],
+        shown(&node["worlds"]),
         node["load"].as_f64().unwrap_or(0.0),
         node["capacity"].as_f64().unwrap_or(0.0),
-        node["lease_left_ms"],
+        shown(&node["lease_left_ms"]),
         if node["linked"] == true { "  linked" } else { "" },
     )
 }
@@ -60,7 +65,7 @@ pub(crate) fn placement_line(world: &Value) -> String {
         "{:<20} {:<12} generation {:>5}  load {:.4}{}{}",
         text(&world["name"]),
         world["owner"].as_str().unwrap_or("nobody"),
-        world["generation"],
+        shown(&world["generation"]),
         world["load"].as_f64().unwrap_or(0.0),
         if world["target"] == world["owner"] { String::new() } else { format!("  goes to {}", text(&world["target"])) },
         if world["pinned"] == true { "  pinned" } else { "" },
@@ -77,11 +82,11 @@ pub(crate) fn world_line(world: &Value) -> String {
         "{:<20} {:<10} tick {:>8}  p99 {:>8.1} us  scripts {:>4}  parked {}  restarts {}{}",
         text(&world["name"]),
         text(&world["state"]),
-        world["tick"],
+        shown(&world["tick"]),
         world["tick_p99_us"].as_f64().unwrap_or(0.0),
         list(&world["scripts"]).len(),
-        world["parked"],
-        world["restarts"],
+        shown(&world["parked"]),
+        shown(&world["restarts"]),
         world["cause"].as_str().map_or_else(String::new, |cause| format!("  {cause}")),
     )
 }
@@ -96,10 +101,10 @@ pub(crate) fn describe_lines(world: &Value) -> Vec<String> {
             "  {:<20} {:<12} v{:<4} fuel {:>10}  turns {:>5}  restarts {:>3}  {}{cause}",
             text(&script["name"]),
             text(&script["script"]),
-            script["version"],
-            script["fuel"],
-            script["turns"],
-            script["restarts"],
+            shown(&script["version"]),
+            shown(&script["fuel"]),
+            shown(&script["turns"]),
+            shown(&script["restarts"]),
             state["state"].as_str().unwrap_or_else(|| text(state)),
         ));
     }
@@ -111,7 +116,7 @@ pub(crate) fn flight_lines(record: &Value) -> Vec<String> {
     let line = |event: &Value| {
         let script = event["script"].as_str().map_or_else(String::new, |script| format!(" {script}"));
         let time = aether_admin::rfc3339(event["time_ms"].as_u64().unwrap_or(0));
-        format!("{time} tick {:>8} {:<16}{script} {}", event["tick"], text(&event["kind"]), text(&event["text"]))
+        format!("{time} tick {:>8} {:<16}{script} {}", shown(&event["tick"]), text(&event["kind"]), text(&event["text"]))
     };
     list(&record["events"]).iter().map(line).collect()
 }

@@ -4,8 +4,8 @@
 //! questions and answers themselves (`aether-admin`), how they look (`answer.rs`).
 
 use crate::answer::{
-    describe_lines, flight_lines, limits_lines, list, move_line, node_line, placement_line, plan_lines, reload_lines, text,
-    world_line,
+    describe_lines, flight_lines, limits_lines, list, move_line, node_line, placement_line, plan_lines, reload_lines, shown,
+    text, world_line,
 };
 use crate::{CommandResult, config_file, progress, say};
 use aether_admin::{CheckpointBody, Client, ClientError, MoveBody, PinBody, Request, RestoreBody, RollbackBody, socket_path};
@@ -329,7 +329,13 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
             if *wait {
                 let left = || -> Result<u64, ClientError> {
                     let cluster = client.ask(&Request::Cluster, &none)?;
-                    Ok(list(&cluster["worlds"]).iter().filter(|row| row["owner"] == name.as_str()).count() as u64)
+                    // One that nobody has is on its way, if there is a node for it.
+                    let leaves = |row: &&Value| {
+                        row["owner"] == name.as_str()
+                            || row["target"] == name.as_str()
+                            || (row["owner"].is_null() && row["target"].is_string())
+                    };
+                    Ok(list(&cluster["worlds"]).iter().filter(leaves).count() as u64)
                 };
                 if let Err(left) = progress::until_none(&format!("{name} gives its worlds away"), DRAIN_TIME, left)? {
                     let text = format!("{name} still has {left} worlds: `aether plan` says for which there is no other node");
@@ -371,7 +377,7 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
         }
         OperateCommand::Checkpoints { world } => {
             let answer = client.ask(&Request::Checkpoints(world.to_string()), &none)?;
-            let line = |c: &Value| format!("{:>8} {:>10} bytes {}", c["commit"], c["bytes"], text(&c["name"]));
+            let line = |c: &Value| format!("{:>8} {:>10} bytes {}", shown(&c["commit"]), shown(&c["bytes"]), text(&c["name"]));
             let lines = list(&answer).iter().map(line).collect();
             (answer, lines)
         }

@@ -128,7 +128,8 @@ fn peer(other: &MemberSpec, admin: Option<SocketAddr>, tls: bool) -> Vec<Finding
 fn date(admin: SocketAddr) -> Option<SystemTime> {
     let mut stream = TcpStream::connect_timeout(&admin, PEER_TIME).ok()?;
     stream.set_read_timeout(Some(PEER_TIME)).ok()?;
-    write!(stream, "GET /healthz HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n").ok()?;
+    let request = format!("GET /healthz HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
     let lines = BufReader::new(stream).lines().take(64).map_while(Result::ok).take_while(|line| !line.is_empty());
     let date = lines.filter_map(|line| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
     let date = date.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("date"))?;

@@ -12,9 +12,16 @@ use aether_admin::shapes::WorldRow;
 use clap::Args;
 use gather::{Cluster, Snapshot};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use serde_json::Value;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
+
+/// Between two looks at the keys.
+const FRAME: Duration = Duration::from_millis(100);
+/// An answer that is so late is said to be.
+const LATE: Duration = Duration::from_secs(5);
 
 /// Arguments of `aether top`.
 #[derive(Debug, Args)]
@@ -143,7 +150,7 @@ pub(crate) fn run(args: &TopArgs, node: &NodeArgs) -> CommandResult {
     let mut choice =
         Choice { order: args.sort, filter: args.filter.clone(), trouble: false, typing: false, selected: 0, open: None };
     // Before the screen is taken: who cannot be asked is an error in plain text.
-    let mut snapshot = cluster.look()?;
+    let snapshot = cluster.look()?;
     if args.once || node.is_json() || !std::io::stdout().is_terminal() {
         let worlds = choice.worlds(&snapshot);
         if node.is_json() {
@@ -157,47 +164,68 @@ pub(crate) fn run(args: &TopArgs, node: &NodeArgs) -> CommandResult {
         return Ok(ExitCode::SUCCESS);
     }
     let mut terminal = ratatui::try_init()?;
-    let shown = live(&mut terminal, &cluster, &mut choice, &mut snapshot, Duration::from_secs(args.every));
+    let shown = live(&mut terminal, cluster, &mut choice, snapshot, Duration::from_secs(args.every));
     ratatui::restore();
     shown
 }
 
+/// What was seen, or why nothing was; and the world that is open.
+type Seen = (Result<Snapshot, String>, Option<Value>);
+
+/// Looks for somebody who says which world is open. Beside the screen: a node that hangs must not keep the user from ending.
+fn looking(cluster: Cluster, wanted: &Receiver<Option<String>>, seen: &Sender<Seen>) {
+    while let Ok(open) = wanted.recv() {
+        let snapshot = cluster.look();
+        let world = open.zip(snapshot.as_ref().ok()).and_then(|(name, snapshot)| cluster.world(&name, snapshot));
+        if seen.send((snapshot.map_err(|error| error.to_string()), world)).is_err() {
+            return;
+        }
+    }
+}
+
 fn live(
     terminal: &mut ratatui::DefaultTerminal,
-    cluster: &Cluster,
+    cluster: Cluster,
     choice: &mut Choice,
-    snapshot: &mut Snapshot,
+    mut snapshot: Snapshot,
     every: Duration,
 ) -> CommandResult {
-    let (mut looked, mut error) = (Instant::now(), None);
-    let mut world = None;
+    let (ask, wanted) = channel();
+    let (told, seen) = channel();
+    // It ends with the process: it may wait for an answer.
+    std::thread::Builder::new().name("top".into()).spawn(move || looking(cluster, &wanted, &told))?;
+    let (mut looked, mut waits, mut again) = (Instant::now(), false, false);
+    let (mut error, mut world) = (None, None);
     loop {
-        let worlds = choice.worlds(snapshot);
+        if let Ok((answer, open)) = seen.try_recv() {
+            waits = false;
+            world = open;
+            // A node that is away for a moment is no reason to end: what was seen last stays, with the reason.
+            match answer {
+                Ok(now) => (snapshot, error) = (now, None),
+                Err(failed) => error = Some(failed),
+            }
+        }
+        if !waits && (again || looked.elapsed() >= every) {
+            (waits, again, looked) = (true, false, Instant::now());
+            let _ = ask.send(choice.open.clone());
+        }
+        let worlds = choice.worlds(&snapshot);
         choice.selected = choice.selected.min(worlds.len().saturating_sub(1));
-        terminal.draw(|frame| draw::screen(frame, snapshot, &worlds, choice, world.as_ref(), error.as_deref()))?;
-        let wait = every.saturating_sub(looked.elapsed());
-        let (opened, mut pressed) = (choice.open.clone(), false);
-        if event::poll(wait)?
+        let late = waits && looked.elapsed() > LATE;
+        let words = if late { Some("the node does not answer; what you see is old") } else { error.as_deref() };
+        terminal.draw(|frame| draw::screen(frame, &snapshot, &worlds, choice, world.as_ref(), words))?;
+        if event::poll(FRAME)?
             && let Event::Key(key) = event::read()?
             && key.kind == KeyEventKind::Press
         {
-            pressed = true;
+            let before = choice.open.clone();
             if choice.key(key, &worlds) == Wish::Quit {
                 return Ok(ExitCode::SUCCESS);
             }
-        }
-        let changed = choice.open != opened;
-        if looked.elapsed() >= every || changed {
-            // A node that is away for a moment is no reason to end: what was seen last stays, with the reason.
-            match cluster.look() {
-                Ok(seen) => (*snapshot, error) = (seen, None),
-                Err(failed) => error = Some(failed.to_string()),
+            if choice.open != before {
+                (world, again) = (None, true);
             }
-            world = choice.open.as_ref().and_then(|name| cluster.world(name, snapshot));
-            looked = Instant::now();
-        } else if !pressed {
-            // Something else than a key: a new size.
-            terminal.autoresize()?;
         }
     }
 }
