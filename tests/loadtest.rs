@@ -176,3 +176,56 @@ fn what_cannot_be_run_is_named() {
         assert!(output.status.code() == Some(1) && all(&output).contains(wanted), "{wanted}: {}", all(&output));
     }
 }
+
+/// A program that runs beside the test and ends with it.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_running_node_is_looked_at_and_reloaded_by_who_has_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, cache, scripts) = (dir.path().join("data"), dir.path().join("cache"), root().join("scripts"));
+    let node_file = dir.path().join("node.toml");
+    let text = format!(
+        "[node]\ndata_dir = {data:?}\ninstances_small = 50\ninstances_large = 2\n[server]\naot_cache_dir = {cache:?}\n\
+         [admin]\nlisten = \"127.0.0.1:0\"\n\
+         [[world]]\nname = \"yard\"\nscripts_dir = {scripts:?}\n[[world.script]]\nscript = \"weather\"\ncount = 2\n"
+    );
+    std::fs::write(&node_file, text).unwrap();
+    let log = dir.path().join("log");
+    let out = std::fs::File::create(&log).unwrap();
+    let mut node = Running(command().args(["run", "--plain"]).arg(&node_file).stdout(out).spawn().unwrap());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let url = loop {
+        let text = std::fs::read_to_string(&log).unwrap();
+        if let Some(url) = text.lines().find_map(|line| line.strip_prefix("dashboard at ")) {
+            break url.trim_end_matches('/').to_owned();
+        }
+        assert!(node.0.try_wait().unwrap().is_none() && std::time::Instant::now() < deadline, "{text}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    let file = tiny(dir.path());
+    let refused = aether(&[&file, "--address", &url]);
+    assert!(refused.status.code() == Some(1) && all(&refused).contains("token"), "{}", all(&refused));
+
+    let made = command()
+        .args(["token", "make", "test", "--role", "publisher", "--output", "json", "--cluster"])
+        .arg(&node_file)
+        .output();
+    let made: Value = serde_json::from_slice(&made.unwrap().stdout).unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, made["token"].as_str().unwrap_or_else(|| panic!("{made}"))).unwrap();
+    let output = aether(&[&file, "--address", &url, "--token-file", token.to_str().unwrap(), "--output", "json"]);
+    assert!(output.status.success(), "{}", all(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["notes"].as_array().unwrap().iter().any(|note| note.as_str().unwrap().contains("no door")), "{report}");
+    assert_eq!((&report["totals"]["inputs"], report["reloads"][0]["error"].is_null()), (&Value::from(0), true), "{report}");
+    let ticks = report["totals"]["ticks"].as_u64().unwrap();
+    assert!(ticks > 0 && ticks == report["ticks_ms"]["count"].as_u64().unwrap(), "{report}");
+}

@@ -55,7 +55,7 @@ enum Command {
     #[command(
         after_help = "Examples:\n  aether loadtest town --seconds 30 --report before\n  aether loadtest compare before after\n  aether loadtest failover.toml --nodes 3 --store postgres://aether@127.0.0.1:5432/scratch\n\nThe exit code is 1 if anything that the scenario expects does not hold."
     )]
-    Loadtest(loadtest::LoadtestArgs),
+    Loadtest(Box<loadtest::LoadtestArgs>),
     /// Check, try, test and profile scripts without a server.
     #[command(subcommand)]
     Script(script::ScriptCommand),

@@ -3,8 +3,9 @@
 //! Start with [`Driver`]. [`InProcess`] starts a node here, with everything that a node has but the admin API, and puts players' input
 //! where the gateway puts it: into worlds' inboxes. Nodes in processes of their own are in `remote`.
 
-use super::look::{Usage, WorldSample};
+use super::look::WorldSample;
 use super::plan::Target;
+use super::usage::Usage;
 use aether_cluster::{Inbound, Node, NodeConfig, Source, WorldStatus};
 use aether_scripting::output::InboundCall;
 use serde::{Deserialize, Serialize};

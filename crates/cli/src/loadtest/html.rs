@@ -11,11 +11,11 @@ use std::fmt::Write;
 const STYLE: &str = "
 :root{color-scheme:light dark;--bg:#fff;--fg:#1d2330;--dim:#667085;--line:#d5d9e2;--warm:#8883;--c0:#2563eb;--c1:#d97706;--c2:#dc2626;--c3:#059669;--bad:#dc2626;--good:#059669}
 @media(prefers-color-scheme:dark){:root{--bg:#12151c;--fg:#e4e7ee;--dim:#97a0b3;--line:#323948;--c0:#6ea8ff;--c1:#f5b04c;--c2:#ff7b7b;--c3:#4cd7a1;--bad:#ff7b7b;--good:#4cd7a1}}
-body{background:var(--bg);color:var(--fg);font:15px/1.45 system-ui,sans-serif;max-width:1120px;margin:2em auto;padding:0 1em}
+body{background:var(--bg);color:var(--fg);font:15px/1.45 system-ui,sans-serif;max-width:1120px;margin:2em auto;padding:0 1em;box-sizing:border-box}
 h1{font-size:1.5em;margin:0}h2{font-size:1.1em;margin:1.6em 0 .4em}p.dim,.dim{color:var(--dim)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2em .8em .2em 0;text-align:right;border-bottom:1px solid var(--line)}
 td:first-child,th:first-child{text-align:left}.bad{color:var(--bad);font-weight:600}.good{color:var(--good)}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr));gap:1em}figure{margin:0}figcaption{font-size:.9em}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:1em}figure{margin:0}figcaption{font-size:.9em}
 svg{width:100%;height:auto;display:block}svg text{fill:var(--dim);font-size:11px}.grid{stroke:var(--line);stroke-width:1}
 .s0{stroke:var(--c0)}.s1{stroke:var(--c1)}.s2{stroke:var(--c2)}.s3{stroke:var(--c3)}.s{fill:none;stroke-width:1.6}
 .k0{color:var(--c0)}.k1{color:var(--c1)}.k2{color:var(--c2)}.k3{color:var(--c3)}.bar{fill:var(--c0)}.warm{fill:var(--warm)}.mark{stroke:var(--dim);stroke-dasharray:3 3}
@@ -156,6 +156,12 @@ fn ceiling(value: f64) -> f64 {
     [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|step| step * power).find(|step| *step >= value).unwrap_or(value)
 }
 
+/// A number of an axis, which is a round one.
+fn axis(value: f64) -> String {
+    let text = format!("{value:.4}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// Numbers over time.
 fn lines(page: &mut String, title: &str, metrics: &[&Metric], report: &Report) {
     let value = |metric: &Metric, point| (metric.of)(point).filter(|value| value.is_finite());
@@ -175,11 +181,11 @@ fn lines(page: &mut String, title: &str, metrics: &[&Metric], report: &Report) {
     }
     for step in 0..=4 {
         let part = f64::from(step) / 4.0;
-        let (at, label) = (y(top * part), number(top * part));
+        let (at, label) = (y(top * part), axis(top * part));
         let _ = write!(page, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{W}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>");
         let _ = write!(page, "<text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>", LEFT - 4.0, at + 4.0);
         let anchor = if step == 4 { "end" } else { "middle" };
-        let (at, label) = (x(end * part), number(end * part));
+        let (at, label) = (x(end * part), axis((end * part).round()));
         let _ = write!(page, "<text x=\"{at:.1}\" y=\"{:.0}\" text-anchor=\"{anchor}\">{label} s</text>", H - 4.0);
     }
     let marks = report.reloads.iter().map(|reload| reload.at).chain(report.failovers.iter().map(|failover| failover.at));
@@ -203,11 +209,17 @@ fn lines(page: &mut String, title: &str, metrics: &[&Metric], report: &Report) {
 fn bars(page: &mut String, title: &str, distribution: &Distribution) {
     let bars = &distribution.bars;
     let (Some(first), Some(last)) = (bars.first(), bars.last()) else { return };
-    let (low, high) = ((first.0 / 1.3).ln(), (last.0 * 1.05).ln());
+    // Below a microsecond there is nothing to tell apart.
+    let (low, high) = ((first.0 / 1.3).max(1e-3).ln(), (last.0 * 1.05).max(2e-3).ln());
     let most = bars.iter().map(|(_, count)| *count).max().unwrap_or(1);
     let height = |count: u64| (H - TOP - BOTTOM) * (1.0 + count as f64).ln() / (1.0 + most as f64).ln();
     let x = |ms: f64| LEFT + (W - LEFT) * ((ms.ln() - low) / (high - low)).clamp(0.0, 1.0);
-    let _ = write!(page, "<figure><figcaption>{}</figcaption>", escaped(title));
+    let [p50, p99, max] = [distribution.p50, distribution.p99, distribution.max].map(number);
+    let _ = write!(
+        page,
+        "<figure><figcaption>{} <span class=\"dim\">p50 {p50} ms, p99 {p99} ms, max {max} ms</span></figcaption>",
+        escaped(title)
+    );
     let _ = write!(page, "<svg viewBox=\"0 0 {W} {H}\" role=\"img\"><title>{}</title>", escaped(title));
     let mut power = 1;
     while power <= most {
@@ -225,10 +237,12 @@ fn bars(page: &mut String, title: &str, distribution: &Distribution) {
             number(*end)
         );
     }
-    for (name, ms) in [("p50", distribution.p50), ("p99", distribution.p99), ("max", distribution.max)] {
-        let (at, anchor) = (x(ms), if name == "max" { "end" } else { "middle" });
-        let _ = write!(page, "<line class=\"mark\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{:.0}\"/>", H - BOTTOM);
-        let _ = write!(page, "<text x=\"{at:.1}\" y=\"{:.0}\" text-anchor=\"{anchor}\">{name} {} ms</text>", H - 4.0, number(ms));
+    for ms in [distribution.p50, distribution.p99, distribution.max].map(x) {
+        let _ = write!(page, "<line class=\"mark\" x1=\"{ms:.1}\" x2=\"{ms:.1}\" y1=\"{TOP}\" y2=\"{:.0}\"/>", H - BOTTOM);
+    }
+    let decades = (low / 10f64.ln()).ceil() as i32..=(high / 10f64.ln()).floor() as i32;
+    for ms in decades.map(|decade| 10f64.powi(decade)) {
+        let _ = write!(page, "<text x=\"{:.1}\" y=\"{:.0}\" text-anchor=\"middle\">{} ms</text>", x(ms), H - 4.0, axis(ms));
     }
     let _ = write!(page, "</svg></figure>");
 }
@@ -239,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_page_has_plots_and_takes_nothing_from_elsewhere_and_no_name_as_html() {
-        let mut found = report::tests::report(30, |second| f64::from(second), |_| 100.0);
+        let mut found = report::tests::report(30, f64::from, |_| 100.0);
         found.notes = vec!["<script>alert(1)</script>".into()];
         let page = super::render(&found);
         assert!(page.matches("<svg").count() >= 4, "{page}");

@@ -1,7 +1,7 @@
 //! `aether loadtest`: does what a scenario says to a node, and reports what came of it.
 //!
 //! Start with [`LoadtestArgs`]. A scenario file ([`scenario`]) is planned without a clock ([`plan`]), played against a [`driver`]
-//! ([`play`]), watched ([`look`]), and told as one [`report`] in three forms ([`text`], [`html`], JSON); two reports are compared
+//! ([`play`]), watched ([`look`], [`usage`]), and told as one [`report`] in three forms ([`text`], [`html`], JSON); two reports are compared
 //! ([`compare`]), by the statistics of [`stats`]. Not here: benchmarks of parts (`bench`), tests of what must hold under faults (`tests`).
 
 mod compare;
@@ -15,6 +15,7 @@ mod report;
 mod scenario;
 mod stats;
 mod text;
+mod usage;
 
 use crate::operate::OutputFormat;
 use crate::{CommandResult, config_file, say};

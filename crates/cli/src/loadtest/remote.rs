@@ -4,8 +4,9 @@
 //! left out, and the report says so. [`Spawned`] runs real `aether node` processes on this machine; who kills must own what he kills.
 
 use super::driver::{Driver, Failover, PlayerDriver, Publish, Started, Stopped};
-use super::look::{Usage, WorldSample};
+use super::look::WorldSample;
 use super::scenario::Scenario;
+use super::usage::Usage;
 use aether_admin::shapes::NodeState;
 use aether_admin::{Client, ClientError, Request, socket_path};
 use aether_cluster::config::{ClusterSection, MemberSpec};

@@ -203,8 +203,14 @@ impl Report {
     }
 }
 
+/// A slope of a shorter time, told by the hour, says nothing.
+const TREND_SECONDS_MIN: f64 = 60.0;
+
 /// Slopes of what should be flat.
 pub(crate) fn trends(report: &Report) -> Vec<Trend> {
+    if report.measured_seconds < TREND_SECONDS_MIN {
+        return Vec::new();
+    }
     let trend = |metric: &Metric| {
         let Slope { per_second, low, high } = stats::slope(&report.series(metric))?;
         let [per_hour, low, high] = [per_second, low, high].map(|slope| slope * 3_600.0);
