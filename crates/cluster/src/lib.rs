@@ -21,10 +21,12 @@ pub use config::{ClusterSection, ConfigError, MemberSpec, NodeConfig, WorldSpec}
 pub use events::{EventLog, NodeEvent};
 pub use link::pki;
 pub use membership::status::{ClusterLink, ClusterNode, ClusterStatus, ClusterWorld};
-pub use node::{AskError, Node, NodeError, StopReport};
+pub use node::{AskError, AttendError, Node, NodeError, StopReport};
 pub use placement::{Move, Plan, Why};
 pub use registry::actor::Source;
 pub use registry::reload::{PlannedWorld, PublishPlan, ReloadReport};
 pub use registry::{RegistryError, VersionInfo};
 pub use status::{NodeStatus, WorldState, WorldStatus};
-pub use world::mailbox::Inbound;
+pub use world::mailbox::{Inbound, Presence};
+pub use world::show::{Changes, Created, Pose, STEP, Show};
+pub use world::stage::{Hand, InputError, Stage};

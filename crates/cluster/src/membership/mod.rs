@@ -11,6 +11,7 @@ mod keeper;
 pub(crate) mod lease;
 mod operate;
 mod peers;
+pub(crate) mod stage;
 pub(crate) mod status;
 mod view;
 pub(crate) mod wire;
@@ -100,6 +101,8 @@ pub(crate) struct Member {
     catching_up: AtomicBool,
     /// Reloads whose end this node waits for.
     holding: Mutex<HashMap<u64, crate::registry::cluster::Holding>>,
+    /// Worlds that are shown to gateways of other nodes, and worlds of other nodes that are shown here.
+    stages: stage::Stages,
     /// Frames that this build does not know.
     pub unknown_frames: AtomicU64,
     /// Held as long as the process lives: its data directory is nobody else's.
@@ -165,6 +168,7 @@ impl Member {
             answering: Arc::new(tokio::sync::Semaphore::new(ANSWERS_MAX)),
             catching_up: AtomicBool::new(false),
             holding: Mutex::default(),
+            stages: stage::Stages::default(),
             unknown_frames: AtomicU64::new(0),
             _lock: lock_file,
         };

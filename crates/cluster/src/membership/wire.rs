@@ -3,6 +3,7 @@
 //! A frame that this build does not know is dropped and counted: new kinds are added at the end, so two neighbouring builds understand
 //! each other in all that both know. Not here: links (`link`), what is done with a frame (`mod.rs`).
 
+use crate::membership::stage::StageFrame;
 use crate::world::courier::Parcel;
 use aether_types::codec::{self, CodecError};
 use aether_types::{Digest, ScriptId, Version};
@@ -19,6 +20,8 @@ pub(crate) enum Frame {
     Ask { number: u64, ask: Ask },
     /// An answer.
     Answer { number: u64, answer: Answer },
+    /// About what players are shown and do.
+    Stage(StageFrame),
 }
 
 /// What a node asks another.

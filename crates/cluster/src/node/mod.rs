@@ -21,6 +21,7 @@ use crate::world::actor::WorldMessage;
 use crate::world::gate::OutputLog;
 use crate::world::mailbox::{Control, Inbound, Mailbox};
 use crate::world::post::Post;
+use crate::world::stage::Stage;
 use crate::world::start::WorldPlan;
 use aether_engine::PrefabError;
 use aether_scripting::TrustKey;
@@ -230,6 +231,17 @@ pub enum AskError {
     Refused(String),
 }
 
+/// Why a world cannot be watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AttendError {
+    /// A name that is nobody's.
+    #[error("there is no such world")]
+    NoWorld,
+    /// Nobody runs it at the moment, or its node cannot be reached: try again soon.
+    #[error("nobody runs the world at the moment")]
+    NotNow,
+}
+
 /// How a node stopped.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct StopReport {
@@ -401,6 +413,25 @@ impl Node {
     /// Put something into a world's inbox. `false`: no such world here, or its inbox is full.
     pub fn send(&self, world: &str, inbound: Inbound) -> bool {
         self.mailbox(world).is_some_and(|mailbox| mailbox.push(inbound))
+    }
+
+    /// Watch a world and act in it, here or on another node. A stage ends when its world leaves its node; then ask again. Never waits.
+    pub fn attend(&self, world: &str) -> Result<Stage, AttendError> {
+        if let Some(mailbox) = self.mailbox(world) {
+            return Ok(Stage::here(mailbox));
+        }
+        let member = self.member.as_ref().ok_or(AttendError::NoWorld)?;
+        if !WorldId::new(world).is_ok_and(|world| self.services.post.exists(&world)) {
+            return Err(AttendError::NoWorld);
+        }
+        member.attend(world).ok_or(AttendError::NotNow)
+    }
+
+    /// Ticks a second of a world of this node's file.
+    pub fn tick_hz(&self, world: &str) -> Option<f64> {
+        let config = &self.services.config;
+        let spec = config.world.iter().find(|spec| spec.names().iter().any(|name| name == world))?;
+        Some(spec.limits(&config.limits).tick_hz)
     }
 
     fn not_here(&self, world: &str) -> AskError {
