@@ -5,6 +5,7 @@
 //! short and its connection is closed. Not here: what the summary says (`summary`), HTTP (`api`).
 
 use crate::clock;
+use crate::gateway::Counts;
 use crate::metrics::Tally;
 use crate::pulse::Pulse;
 use crate::shapes::{EventView, Events, Readiness, Sample};
@@ -145,12 +146,12 @@ impl Hub {
     }
 
     /// Prometheus' text of this moment.
-    pub fn metrics(&self, metrics: &crate::metrics::Metrics) -> String {
+    pub fn metrics(&self, metrics: &crate::metrics::Metrics, gateway: Option<&Counts>) -> String {
         let (status, cluster) = (self.shared.node.status(), self.shared.node.cluster());
         let readiness = self.readiness();
         let mut seen = self.shared.seen();
         seen.tally.look(&status.worlds);
-        metrics.render(&status, cluster.as_ref(), &seen.tally, readiness.ready)
+        metrics.render(&status, cluster.as_ref(), gateway, &seen.tally, readiness.ready)
     }
 
     /// Listen from now on. `since`: the number of the last event that they know.

@@ -4,6 +4,7 @@
 //! by [`Tally`] at every look, so that a world or node that starts again does not count backwards. Labels are bounded: worlds and
 //! scripts past the first thousand are `other`. Not here: how often (`hub`).
 
+use crate::gateway::Counts;
 use crate::summary::{STATES, state_code};
 use aether_cluster::{ClusterStatus, NodeStatus, WorldStatus};
 use aether_scripting::ScriptId;
@@ -11,6 +12,7 @@ use aether_scripting::abi::HostGroup;
 use metrics::{Label, Unit, counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Label values of worlds, and of scripts; what is more is `other`.
 const LABELS_MAX: usize = 1_000;
@@ -54,6 +56,20 @@ const NODE_LOAD: Metric = gauge_of("aether_cluster_node_load_cores", Unit::Count
 const NODE_CAPACITY: Metric = gauge_of("aether_cluster_node_capacity_cores", Unit::Count, "Load that a node can take, in cores.");
 const UNOWNED: Metric = gauge_of("aether_cluster_unowned_worlds", Unit::Count, "Worlds of the cluster that no node has.");
 
+const GATEWAY_SESSIONS: Metric = gauge_of("aether_gateway_sessions", Unit::Count, "Players' sessions of this node's gateway.");
+const GATEWAY_WORLDS: Metric = gauge_of("aether_gateway_worlds", Unit::Count, "Worlds that are followed for sessions.");
+const GATEWAY_BEGUN: Metric = counter_of("aether_gateway_sessions_begun_total", Unit::Count, "Sessions that were let in.");
+const GATEWAY_ENDED: Metric =
+    counter_of("aether_gateway_connections_ended_total", Unit::Count, "WebSockets that ended, by reason, also before a hello.");
+const GATEWAY_INPUTS: Metric = counter_of("aether_gateway_inputs_total", Unit::Count, "Inputs passed on to worlds.");
+const GATEWAY_REFUSED: Metric = counter_of("aether_gateway_inputs_refused_total", Unit::Count, "Inputs refused, by reason.");
+const GATEWAY_MESSAGES: Metric = counter_of("aether_gateway_messages_total", Unit::Count, "Messages sent to clients.");
+const GATEWAY_SENT: Metric = counter_of("aether_gateway_sent_bytes_total", Unit::Bytes, "Bytes of messages sent to clients.");
+const GATEWAY_COALESCED: Metric =
+    counter_of("aether_gateway_coalesced_total", Unit::Count, "Times that a slow client's ticks gave way to a snapshot.");
+const GATEWAY_RESYNCS: Metric =
+    counter_of("aether_gateway_resyncs_total", Unit::Count, "Times that a world moved, began again or was missed in part.");
+
 /// All but those of [`WORLD_METRICS`].
 pub const METRICS: &[Metric] = &[
     BUILD_INFO,
@@ -72,6 +88,16 @@ pub const METRICS: &[Metric] = &[
     NODE_LOAD,
     NODE_CAPACITY,
     UNOWNED,
+    GATEWAY_SESSIONS,
+    GATEWAY_WORLDS,
+    GATEWAY_BEGUN,
+    GATEWAY_ENDED,
+    GATEWAY_INPUTS,
+    GATEWAY_REFUSED,
+    GATEWAY_MESSAGES,
+    GATEWAY_SENT,
+    GATEWAY_COALESCED,
+    GATEWAY_RESYNCS,
 ];
 
 /// How worlds past the first thousand become one.
@@ -228,7 +254,7 @@ pub(crate) struct Metrics;
 
 impl Metrics {
     /// Prometheus' text. A recorder for each scrape: what is gone leaves no series behind.
-    pub fn render(&self, status: &NodeStatus, cluster: Option<&ClusterStatus>, tally: &Tally, ready: bool) -> String {
+    pub fn render(&self, status: &NodeStatus, cluster: Option<&ClusterStatus>, gateway: Option<&Counts>, tally: &Tally, ready: bool) -> String {
         let recorder = PrometheusBuilder::new().build_recorder();
         with_local_recorder(&recorder, || {
             describe();
@@ -238,6 +264,9 @@ impl Metrics {
             record_scripts(status, tally);
             if let Some(cluster) = cluster {
                 record_cluster(cluster);
+            }
+            if let Some(counts) = gateway {
+                record_gateway(counts);
             }
         });
         text(&recorder)
@@ -348,6 +377,28 @@ fn record_cluster(cluster: &ClusterStatus) {
     gauge!(UNOWNED.name).set(cluster.worlds.iter().filter(|world| world.owner.is_none()).count() as f64);
 }
 
+fn record_gateway(counts: &Counts) {
+    gauge!(GATEWAY_SESSIONS.name).set(counts.sessions.load(Relaxed) as f64);
+    gauge!(GATEWAY_WORLDS.name).set(counts.worlds.load(Relaxed) as f64);
+    let own = [
+        (GATEWAY_BEGUN, &counts.begun),
+        (GATEWAY_INPUTS, &counts.inputs),
+        (GATEWAY_MESSAGES, &counts.messages),
+        (GATEWAY_SENT, &counts.bytes),
+        (GATEWAY_COALESCED, &counts.coalesced),
+        (GATEWAY_RESYNCS, &counts.resyncs),
+    ];
+    for (metric, count) in own {
+        counter!(metric.name).absolute(count.load(Relaxed));
+    }
+    for (reason, count) in counts.ended() {
+        counter!(GATEWAY_ENDED.name, "reason" => reason).absolute(count);
+    }
+    for (reason, count) in counts.refused() {
+        counter!(GATEWAY_REFUSED.name, "reason" => reason).absolute(count);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,7 +432,7 @@ mod tests {
         let mut tally = Tally::default();
         tally.look(&status(5).worlds);
         tally.look(&status(7).worlds);
-        let text = Metrics.render(&status(7), None, &tally, true);
+        let text = Metrics.render(&status(7), None, None, &tally, true);
         let ticks: Vec<_> = text.lines().filter(|line| line.starts_with("aether_world_ticks_total{")).collect();
         assert_eq!(ticks.len(), LABELS_MAX + 1);
         assert!(ticks.contains(&r#"aether_world_ticks_total{world="w-0"} 2"#), "{}", ticks[0]);
@@ -395,7 +446,7 @@ mod tests {
         for (tick, missed) in [(100, 4), (120, 9), (90, 0), (95, 2)] {
             tally.look(&[world("w".into(), tick, missed)]);
         }
-        let text = Metrics.render(&NodeStatus { name: "n".into(), worlds: vec![world("w".into(), 95, 2)] }, None, &tally, false);
+        let text = Metrics.render(&NodeStatus { name: "n".into(), worlds: vec![world("w".into(), 95, 2)] }, None, None, &tally, false);
         assert!(text.contains(r#"aether_world_ticks_total{world="w"} 25"#), "{text}");
         assert!(text.contains(r#"aether_world_missed_ticks_total{world="w"} 7"#), "{text}");
     }

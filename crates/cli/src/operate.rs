@@ -5,6 +5,7 @@
 
 use crate::{CommandResult, config_file, say};
 use aether_admin::{CheckpointBody, Client, MoveBody, PinBody, Request, RestoreBody, RollbackBody, socket_path};
+use aether_cluster::NodeConfig;
 use aether_scripting::{ScriptId, Version};
 use aether_types::WorldId;
 use clap::{Args, Subcommand};
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 pub(crate) struct NodeArgs {
     /// For commands to a running node: the cluster file that it was started with.
     #[arg(long, global = true, value_name = "FILE", default_value = "cluster-config/dev.toml")]
-    cluster: PathBuf,
+    pub(crate) cluster: PathBuf,
     /// For commands to a running node of a cluster: which of the file's nodes. The first, if it says nothing.
     #[arg(long, global = true, value_name = "NAME")]
     node: Option<String>,
@@ -32,14 +33,19 @@ impl NodeArgs {
     }
 }
 
+/// The configuration of the node that these arguments name.
+pub(crate) fn config(node: &NodeArgs) -> Result<NodeConfig, Box<dyn std::error::Error>> {
+    let config = config_file::load(&node.cluster)?;
+    let first = config.cluster.as_ref().and_then(|cluster| Some(cluster.node.first()?.name.clone()));
+    Ok(match node.node.clone().or(first) {
+        Some(name) => config.for_member(&name)?,
+        None => config,
+    })
+}
+
 /// The data directory of the node that these arguments name.
 pub(crate) fn data_dir(node: &NodeArgs) -> Result<PathBuf, Box<dyn std::error::Error>> {
-    let mut config = config_file::load(&node.cluster)?;
-    let first = config.cluster.as_ref().and_then(|cluster| Some(cluster.node.first()?.name.clone()));
-    if let Some(name) = node.node.clone().or(first) {
-        config = config.for_member(&name)?;
-    }
-    Ok(config_file::folder(&node.cluster).join(&config.node.data_dir))
+    Ok(config_file::folder(&node.cluster).join(&config(node)?.node.data_dir))
 }
 
 /// How an answer is printed.

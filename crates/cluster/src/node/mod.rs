@@ -5,7 +5,7 @@
 
 pub(crate) mod supervisor;
 
-use crate::config::{ConfigError, NodeConfig};
+use crate::config::{ConfigError, NodeConfig, WorldSpec};
 use crate::events::EventLog;
 use crate::link::LinkError;
 use crate::membership::Member;
@@ -425,6 +425,11 @@ impl Node {
             return Err(AttendError::NoWorld);
         }
         member.attend(world).ok_or(AttendError::NotNow)
+    }
+
+    /// The worlds of this node's file, wherever they run.
+    pub fn world_names(&self) -> Vec<String> {
+        self.services.config.world.iter().flat_map(WorldSpec::names).collect()
     }
 
     /// Ticks a second of a world of this node's file.
