@@ -7,6 +7,7 @@
 mod abi;
 mod cli;
 mod compile;
+mod gateway;
 mod hostile;
 mod layers;
 mod metering;

@@ -2,7 +2,7 @@
 //!
 //! Start with [`checker`]: the rules. [`load`] has the scripts whose records it reads, [`rig`] starts and harms the processes, [`proxy`]
 //! harms their connections, [`judge`] waits and asks the checker. [`faults`] breaks one thing at a time, [`operate`] does what operators
-//! do, [`reload`] publishes, [`chaos`] does everything at random. Needs PostgreSQL (`tests/install-postgres.sh`) and its `psql`.
+//! do, [`reload`] publishes, [`gateway`] lets players in, [`chaos`] does everything at random. Needs PostgreSQL (`tests/install-postgres.sh`) and its `psql`.
 //! Not here: one node and its store (`survive.rs`), the store by itself (`crates/store/tests`).
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
@@ -13,9 +13,12 @@ mod checker_tests;
 mod database;
 mod faults;
 mod figures;
+mod gateway;
 mod judge;
 mod load;
 mod operate;
+#[path = "../gateway/player.rs"]
+mod player;
 #[path = "../../crates/store/tests/postgres/mod.rs"]
 mod postgres;
 #[path = "../program.rs"]

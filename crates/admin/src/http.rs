@@ -7,8 +7,8 @@
 use crate::api::{Api, router};
 use crate::audit::Audit;
 pub(crate) use crate::gate::Peer;
-use crate::gateway::Gateway;
 use crate::gate::{Door, Gate};
+use crate::gateway::Gateway;
 use crate::server::ServeError;
 use crate::tls::Certificate;
 use crate::token::{Known, TokenStore};
@@ -122,12 +122,7 @@ pub fn serve_http(node: Arc<Node>, options: HttpOptions) -> Result<HttpServer, S
 }
 
 /// Accept connections, so many at a time. One that is upgraded to a WebSocket is no connection of these any more.
-pub(crate) async fn accept(
-    listener: TcpListener,
-    certificate: Option<Arc<Certificate>>,
-    router: Router,
-    connections_max: usize,
-) {
+pub(crate) async fn accept(listener: TcpListener, certificate: Option<Arc<Certificate>>, router: Router, connections_max: usize) {
     let room = Arc::new(Semaphore::new(connections_max));
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };

@@ -64,7 +64,7 @@ const GATEWAY_ENDED: Metric =
 const GATEWAY_INPUTS: Metric = counter_of("aether_gateway_inputs_total", Unit::Count, "Inputs passed on to worlds.");
 const GATEWAY_REFUSED: Metric = counter_of("aether_gateway_inputs_refused_total", Unit::Count, "Inputs refused, by reason.");
 const GATEWAY_MESSAGES: Metric = counter_of("aether_gateway_messages_total", Unit::Count, "Messages sent to clients.");
-const GATEWAY_SENT: Metric = counter_of("aether_gateway_sent_bytes_total", Unit::Bytes, "Bytes of messages sent to clients.");
+const GATEWAY_SENT: Metric = counter_of("aether_gateway_sent_bytes_total", Unit::Count, "Bytes of messages sent to clients.");
 const GATEWAY_COALESCED: Metric =
     counter_of("aether_gateway_coalesced_total", Unit::Count, "Times that a slow client's ticks gave way to a snapshot.");
 const GATEWAY_RESYNCS: Metric =
@@ -254,7 +254,14 @@ pub(crate) struct Metrics;
 
 impl Metrics {
     /// Prometheus' text. A recorder for each scrape: what is gone leaves no series behind.
-    pub fn render(&self, status: &NodeStatus, cluster: Option<&ClusterStatus>, gateway: Option<&Counts>, tally: &Tally, ready: bool) -> String {
+    pub fn render(
+        &self,
+        status: &NodeStatus,
+        cluster: Option<&ClusterStatus>,
+        gateway: Option<&Counts>,
+        tally: &Tally,
+        ready: bool,
+    ) -> String {
         let recorder = PrometheusBuilder::new().build_recorder();
         with_local_recorder(&recorder, || {
             describe();
@@ -446,7 +453,8 @@ mod tests {
         for (tick, missed) in [(100, 4), (120, 9), (90, 0), (95, 2)] {
             tally.look(&[world("w".into(), tick, missed)]);
         }
-        let text = Metrics.render(&NodeStatus { name: "n".into(), worlds: vec![world("w".into(), 95, 2)] }, None, None, &tally, false);
+        let text =
+            Metrics.render(&NodeStatus { name: "n".into(), worlds: vec![world("w".into(), 95, 2)] }, None, None, &tally, false);
         assert!(text.contains(r#"aether_world_ticks_total{world="w"} 25"#), "{text}");
         assert!(text.contains(r#"aether_world_missed_ticks_total{world="w"} 7"#), "{text}");
     }

@@ -20,12 +20,8 @@ pub(crate) const ENDS: [(&str, Option<Code>); 12] = [
 ];
 
 /// Why inputs were refused, as labels.
-pub(crate) const REFUSALS: [(&str, Refusal); 4] = [
-    ("too_many", Refusal::TooMany),
-    ("busy", Refusal::Busy),
-    ("away", Refusal::Away),
-    ("no_script", Refusal::NoScript),
-];
+pub(crate) const REFUSALS: [(&str, Refusal); 4] =
+    [("too_many", Refusal::TooMany), ("busy", Refusal::Busy), ("away", Refusal::Away), ("no_script", Refusal::NoScript)];
 
 /// Counted since the gateway started.
 #[derive(Debug, Default)]

@@ -75,7 +75,9 @@ pub enum GatewayError {
         source: std::io::Error,
     },
     /// An address of other machines without TLS.
-    #[error("{0} can be reached by other machines: set gateway.tls_cert and gateway.tls_key, or listen on 127.0.0.1 behind what has TLS")]
+    #[error(
+        "{0} can be reached by other machines: set gateway.tls_cert and gateway.tls_key, or listen on 127.0.0.1 behind what has TLS"
+    )]
     NoTls(SocketAddr),
     /// The certificate.
     #[error(transparent)]
@@ -189,10 +191,7 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 fn router(door: Arc<Door>, client: bool) -> Router {
     let mut router = Router::new().route("/play", get(play));
     if client {
-        router = router
-            .route("/", get(client::serve))
-            .route("/client/{file}", get(client::serve))
-            .route("/worlds", get(worlds));
+        router = router.route("/", get(client::serve)).route("/client/{file}", get(client::serve)).route("/worlds", get(worlds));
     }
     let nothing = || async { Problem::new(StatusCode::NOT_FOUND, "there is nothing here: players connect to /play") };
     router.fallback(nothing).with_state(door).layer(from_fn(guard))

@@ -24,8 +24,10 @@ const SLOW_MAX: Duration = Duration::from_secs(10);
 /// What is done with a message if there is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
-    /// A tick or snapshot: gives way.
-    View,
+    /// A tick: gives way.
+    Tick,
+    /// All of a world: gives way too, but is counted by none, however large it is. There is one at most.
+    Whole,
     /// Anything else: stays.
     Kept,
 }
@@ -33,8 +35,8 @@ enum Class {
 #[derive(Default)]
 struct Waiting {
     queue: VecDeque<(Class, Bytes)>,
-    views: usize,
-    view_bytes: usize,
+    ticks: usize,
+    tick_bytes: usize,
     kept_bytes: usize,
     /// Ticks were thrown away: only a snapshot makes sense to it.
     missed: bool,
@@ -81,13 +83,13 @@ impl Outbox {
             }
             return false;
         }
-        if waiting.views >= TICKS_MAX || waiting.view_bytes + frame.len() > TICK_BYTES_MAX && waiting.views > 0 {
+        if waiting.ticks >= TICKS_MAX || waiting.tick_bytes + frame.len() > TICK_BYTES_MAX && waiting.ticks > 0 {
             waiting.give_way();
             waiting.behind.get_or_insert(now);
             self.wake.notify_one();
             return true;
         }
-        waiting.push(Class::View, frame.clone());
+        waiting.push(Class::Tick, frame.clone());
         drop(waiting);
         self.wake.notify_one();
         false
@@ -99,7 +101,7 @@ impl Outbox {
         if waiting.end.is_none() {
             waiting.give_way();
             waiting.missed = false;
-            waiting.push(Class::View, frame.clone());
+            waiting.push(Class::Whole, frame.clone());
             self.wake.notify_one();
         }
     }
@@ -145,10 +147,11 @@ impl Outbox {
         match waiting.queue.pop_front() {
             Some((class, frame)) => {
                 match class {
-                    Class::View => {
-                        waiting.views -= 1;
-                        waiting.view_bytes -= frame.len();
+                    Class::Tick => {
+                        waiting.ticks -= 1;
+                        waiting.tick_bytes -= frame.len();
                     }
+                    Class::Whole => {}
                     Class::Kept => waiting.kept_bytes -= frame.len(),
                 }
                 Next::Message(frame)
@@ -170,10 +173,11 @@ impl Outbox {
 impl Waiting {
     fn push(&mut self, class: Class, frame: Bytes) {
         match class {
-            Class::View => {
-                self.views += 1;
-                self.view_bytes += frame.len();
+            Class::Tick => {
+                self.ticks += 1;
+                self.tick_bytes += frame.len();
             }
+            Class::Whole => {}
             Class::Kept => self.kept_bytes += frame.len(),
         }
         self.queue.push_back((class, frame));
@@ -181,7 +185,7 @@ impl Waiting {
 
     fn give_way(&mut self) {
         self.queue.retain(|(class, _)| *class == Class::Kept);
-        (self.views, self.view_bytes, self.missed) = (0, 0, true);
+        (self.ticks, self.tick_bytes, self.missed) = (0, 0, true);
     }
 }
 
@@ -215,7 +219,7 @@ mod tests {
         assert!(!outbox.tick(&frame(2, 10), now), "a tick makes no sense to it");
         outbox.snapshot(&frame(3, 1 << 20));
         outbox.tick(&frame(4, 10), now);
-        assert_eq!((all(&outbox), outbox.next()), (vec![3], Next::Snapshot), "what is behind a large one waits for the next");
+        assert_eq!((all(&outbox), outbox.next()), (vec![3, 4], Next::Nothing), "what follows a large one follows it");
     }
 
     #[test]
@@ -257,10 +261,11 @@ mod tests {
                     _ => _ = outbox.next(),
                 }
                 let waiting = outbox.waiting();
-                let bytes: usize = waiting.queue.iter().map(|(_, frame)| frame.len()).sum();
-                // A snapshot may be larger than that, alone.
-                prop_assert!(bytes <= TICK_BYTES_MAX + COMMAND_BYTES_MAX && bytes == waiting.view_bytes + waiting.kept_bytes);
-                prop_assert!(waiting.views <= TICKS_MAX && waiting.queue.len() <= COMMANDS_MAX + TICKS_MAX);
+                let sum = |class| waiting.queue.iter().filter(|(of, _)| *of == class).map(|(_, frame)| frame.len()).sum::<usize>();
+                let wholes = waiting.queue.iter().filter(|(class, _)| *class == Class::Whole).count();
+                prop_assert_eq!((sum(Class::Tick), sum(Class::Kept)), (waiting.tick_bytes, waiting.kept_bytes));
+                prop_assert!(waiting.tick_bytes <= TICK_BYTES_MAX && waiting.kept_bytes <= COMMAND_BYTES_MAX && wholes <= 1);
+                prop_assert!(waiting.ticks <= TICKS_MAX && waiting.queue.len() <= COMMANDS_MAX + TICKS_MAX + 1);
             }
         }
     }

@@ -468,12 +468,8 @@ mod tests {
         let pose_bytes = [0xff, 0xff, 0xff, 0, 1, 0, 2, 0, 0, 3, 0];
         let created = Created { id: 5, slot: 0x01_0203, kind: 4, pose };
         let created_bytes = [&[3, 2, 1, 5, 0, 0, 0, 0, 0, 0, 0, 4, 0][..], &pose_bytes].concat();
-        let changes = Changes {
-            kinds: vec![(4, "cow".to_owned())],
-            gone: vec![9],
-            created: vec![created],
-            moved: vec![(8, pose)],
-        };
+        let changes =
+            Changes { kinds: vec![(4, "cow".to_owned())], gone: vec![9], created: vec![created], moved: vec![(8, pose)] };
         let kinds = [1, 0, 4, 0, 3, b'c', b'o', b'w'];
         let seven = [7, 0, 0, 0, 0, 0, 0, 0];
         let one = [1, 0, 0];

@@ -197,7 +197,9 @@ impl HostedWorld {
         }
         let came = self.take_inbound(now_ns);
         let watched = self.place.mailbox.audience.is_watched();
-        if self.hibernate_ns > 0 && (came || watched || !self.world.is_idle() || !self.courier.is_idle() || !self.waiting.is_empty()) {
+        if self.hibernate_ns > 0
+            && (came || watched || !self.world.is_idle() || !self.courier.is_idle() || !self.waiting.is_empty())
+        {
             self.busy_ns = now_ns;
         }
         if self.hibernate_ns > 0 && now_ns - self.busy_ns.min(now_ns) > self.hibernate_ns {
