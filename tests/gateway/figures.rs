@@ -56,7 +56,7 @@ fn bytes_and_cpu_of_a_world_with_0_1_and_100_who_watch() {
             let (after, seconds) = (cpu(pid), begin.elapsed().as_secs_f64());
             let share = |begin: &str| (of(&after, begin) - of(&before, begin)) / seconds * 100.0;
             let (bytes, ticks) = seen.iter().fold((0, 0), |(b, t), (bytes, ticks)| (b + bytes, t + ticks));
-            println!(
+            eprintln!(
                 "{name}, {count} watching: {:.0} bytes a tick for each, {:.1} KB/s in all; CPU: tick threads {:.2}%, gateway {:.2}%",
                 bytes as f64 / ticks.max(1) as f64,
                 bytes as f64 / seconds / 1e3,

@@ -61,9 +61,7 @@ impl Sender {
     /// Bit 62 marks a player.
     const PLAYER: u64 = 1 << 62;
 
-    /// From its number: a broadcast whose `from` is a player's is the host's, which tells so that a player came (`player.joined`, with
-    /// the name) or went (`player.left`).
-    pub fn from_raw(from: u64) -> Sender {
+    fn from_raw(from: u64) -> Sender {
         if from & Sender::PLAYER != 0 { Sender::Player(PlayerId(from & !Sender::PLAYER)) } else { Sender::Script(from) }
     }
 }

@@ -1,12 +1,13 @@
 //! Gives every player a body, walks it where the player says, greets and lists who is there.
 //!
-//! The host tells who comes and goes: `player.joined`, with the name, and `player.left`, from the player's own number. Neither is
-//! certain (a node may die), and joining may be told again (a world that moved is joined anew). So nothing depends on them: a player of
-//! whom nothing is heard for [`PATIENCE`] is gone, and one who is heard without a body gets one. Clients say where they walk whenever
+//! The host tells who comes and goes. Neither is certain (a node may die), and joining may be told again (a world that moved is joined
+//! anew). So nothing depends on it: a player of whom nothing is heard for [`PATIENCE`] is gone, and one who is heard without a body gets
+//! one. Clients say where they walk whenever
 //! that changes, and every few seconds.
 //!
 //! Players call `walk` with two signed bytes, east and south, 127 is full speed; and `wave`. They are told `you` with their entity.
 
+use aether_script_sdk::players::{self, Presence};
 use aether_script_sdk::prelude::*;
 
 /// Metres a second.
@@ -78,7 +79,11 @@ impl Avatar {
     /// Tells the player who it is; what is refused now is tried again in the next tick.
     fn introduce(&mut self) -> Result<()> {
         network::send_player(self.player, "you", &self.entity.raw().to_le_bytes())?;
-        ui::show(self.player, GREETING, &format!("Welcome, {}! Walk with the arrow keys or WASD, wave with the space bar.", self.name))?;
+        ui::show(
+            self.player,
+            GREETING,
+            &format!("Welcome, {}! Walk with the arrow keys or WASD, wave with the space bar.", self.name),
+        )?;
         self.greeting = GREETING_FOR;
         self.unknown = false;
         Ok(())
@@ -203,7 +208,7 @@ impl Avatars {
 impl Script for Avatars {
     fn on_tick(&mut self, dt: f32) {
         if !self.opened {
-            self.opened = network::subscribe("player.joined").and(network::subscribe("player.left")).is_ok();
+            self.opened = players::subscribe().is_ok();
         }
         self.all.iter_mut().for_each(|avatar| avatar.silent += dt);
         self.left(|avatar| avatar.silent > PATIENCE);
@@ -217,13 +222,10 @@ impl Script for Avatars {
     }
 
     fn on_event(&mut self, event: Event<'_>) {
-        let Event::Broadcast { from, topic, payload } = event else { return };
-        // Another script may broadcast the same words; only the host speaks for a player.
-        let Sender::Player(player) = Sender::from_raw(from) else { return };
-        match topic {
-            "player.joined" => self.joined(player, str::from_utf8(payload).unwrap_or_default()),
-            "player.left" => self.left(|avatar| avatar.player == player),
-            _ => {}
+        match players::presence(&event) {
+            Some(Presence::Joined { player, name }) => self.joined(player, name),
+            Some(Presence::Left { player }) => self.left(|avatar| avatar.player == player),
+            None => {}
         }
     }
 
