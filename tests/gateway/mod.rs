@@ -245,10 +245,11 @@ fn a_flood_is_refused_then_ended_and_troubles_nobody_else() {
     let site = Site::start(OPEN, TOWN);
     let (mut ada, mut eve) = (site.join("town", "Ada"), site.join("town", "Eve"));
     embodied(&mut ada);
-    for _ in 0..2_000 {
-        eve.walk(1.0, 0.0);
-    }
+    let send = |eve: &mut Player, count| (0..count).for_each(|_| eve.walk(1.0, 0.0));
+    // More than is allowed at once, and less than is put up with.
+    send(&mut eve, 150);
     eve.until("a refusal", |_, news| *news == News::Refused { reason: 1 });
+    send(&mut eve, 2_000);
     assert_eq!(eve.end(), (4429, "far more was sent than is allowed".to_owned()));
     let x = ada.own().unwrap().x;
     ada.walk(1.0, 0.0);

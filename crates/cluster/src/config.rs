@@ -656,6 +656,10 @@ mod tests {
             [limits]
             tick_hz = 0.0
             resume_below = 1.0
+            [gateway]
+            tls_cert = "town.pem"
+            scripts = ["avatar", "No Script"]
+            inputs_per_second = 0
             [[world]]
             name = "Town Hall"
             [[world.script]]
@@ -670,6 +674,9 @@ mod tests {
         "#;
         let error = toml::from_str::<NodeConfig>(text).unwrap().check().unwrap_err();
         let fields: Vec<_> = error.0.iter().map(|e| e.field.as_str()).collect();
+        for wanted in ["gateway.tls_key", "gateway.scripts", "gateway.inputs_per_second"] {
+            assert!(fields.contains(&wanted), "{wanted} in {fields:?}");
+        }
         for wanted in
             ["limits.tick_hz", "limits.resume_below", "world[0].name", "world[0].script[0].count", "world[0].script[2].name"]
         {

@@ -163,7 +163,7 @@ impl Followed {
     fn begin(&self, state: &mut State, hand: &Hand) {
         if state.hand.replace(hand.clone()).is_some() {
             // On the same stage: something was missed, or the world was started again.
-            forget(state, Resync::Missed);
+            forget(state, Resync::Anew);
             self.counts.resyncs.fetch_add(1, Relaxed);
         }
         let snapshot = state.scene.snapshot();
@@ -178,7 +178,7 @@ impl Followed {
         let mut state = self.state();
         let had = state.hand.take().is_some();
         if had {
-            forget(&state, Resync::Moved);
+            forget(&state, Resync::Away);
             self.counts.resyncs.fetch_add(1, Relaxed);
         }
         had
@@ -213,17 +213,26 @@ fn tell(state: &State, tick: u64, commands: &[ClientCommand]) {
 /// The worlds that a gateway follows.
 pub(crate) struct Worlds {
     node: Arc<Node>,
+    /// The worlds of the node's file, and their ticks a second.
+    known: BTreeMap<String, f64>,
     counts: Arc<Counts>,
     followed: Mutex<HashMap<String, Arc<Followed>>>,
 }
 
 impl Worlds {
     pub fn new(node: Arc<Node>, counts: Arc<Counts>) -> Arc<Worlds> {
-        Arc::new(Worlds { node, counts, followed: Mutex::default() })
+        let known = node.world_rates().into_iter().collect();
+        Arc::new(Worlds { node, known, counts, followed: Mutex::default() })
     }
 
+    /// Its ticks a second; `None`: there is no such world.
     pub fn tick_hz(&self, world: &str) -> Option<f64> {
-        self.node.tick_hz(world)
+        self.known.get(world).copied()
+    }
+
+    /// The worlds that there are.
+    pub fn names(&self) -> Vec<String> {
+        self.known.keys().cloned().collect()
     }
 
     /// A player comes into a world, which is followed from now on if it was not.

@@ -142,7 +142,6 @@ struct Door {
     house: Arc<House>,
     sessions: Arc<Semaphore>,
     require_token: bool,
-    worlds: Vec<String>,
 }
 
 /// Serve a node's player gateway at an address.
@@ -163,7 +162,6 @@ pub fn serve_gateway(node: Arc<Node>, options: GatewayOptions) -> Result<Gateway
     let listener = runtime.block_on(async { bind(listen) }).map_err(bound)?;
     let address = listener.local_addr().map_err(bound)?;
     let counts = Arc::<Counts>::default();
-    let worlds = node.world_names();
     let house = Arc::new(House {
         worlds: Worlds::new(node, Arc::clone(&counts)),
         counts,
@@ -173,7 +171,7 @@ pub fn serve_gateway(node: Arc<Node>, options: GatewayOptions) -> Result<Gateway
         players: Mutex::default(),
     });
     let sessions = Arc::new(Semaphore::new(sessions_max as usize));
-    let door = Arc::new(Door { house: Arc::clone(&house), sessions, require_token, worlds });
+    let door = Arc::new(Door { house: Arc::clone(&house), sessions, require_token });
     let secure = certificate.is_some();
     runtime.spawn(accept(listener, certificate.map(Arc::new), router(door, client), CONNECTIONS_MAX));
     Ok(Gateway { address, secure, house, runtime: Some(runtime) })
@@ -206,7 +204,7 @@ async fn guard(request: Request, next: Next) -> Response {
 
 /// The worlds of this node's file, for the browser client to choose from.
 async fn worlds(State(door): State<Arc<Door>>) -> Json<Vec<String>> {
-    Json(door.worlds.clone())
+    Json(door.house.worlds.names())
 }
 
 async fn play(

@@ -15,7 +15,7 @@
 //! 82 snapshot  u64 tick | u16 KINDS | u24 CREATED                                                        forget all entities first
 //! 83 tick      u64 tick | u16 KINDS | u24 GONE | u24 CREATED | u24 MOVED                                 in this order
 //! 84 commands  u64 tick | u16 COMMANDS                                                                   in this order
-//! 85 resync    u8 reason: 1 the world moved or was started again, 2 something was missed                 forget entities, elements, sounds
+//! 85 resync    u8 reason: 1 the world is away, 2 it was missed in part or started again                  forget entities, elements, sounds
 //! 86 refused   u32 number of the input | u8 reason: 1 too many, 2 the world is busy, 3 it is away, 4 no such script for players
 //!
 //! KINDS     u16 kind | str8 name             how many comes before each list
@@ -223,10 +223,10 @@ pub enum Refusal {
 /// Why what was known is to be forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resync {
-    /// The world moved or was started again.
-    Moved = 1,
-    /// Something of it was missed.
-    Missed = 2,
+    /// The world is away: it moves, or its node is gone.
+    Away = 1,
+    /// It is there, and something of it was missed, or it was started again.
+    Anew = 2,
 }
 
 struct Writer(Vec<u8>);
@@ -478,7 +478,7 @@ mod tests {
         assert_eq!(tick(7, &changes), wanted);
         assert_eq!(snapshot(7, &changes.kinds, [created].iter()), [&[0x82][..], &seven, &kinds, &one, &created_bytes].concat());
         assert_eq!(refused(258, Refusal::Away), [0x86, 2, 1, 0, 0, 3]);
-        assert_eq!(resync(Resync::Missed), [0x85, 2]);
+        assert_eq!(resync(Resync::Anew), [0x85, 2]);
         assert_eq!(
             welcome(7, 20.0, 30, "w", "n"),
             [&[0x81, 1][..], &seven, &20.0f32.to_le_bytes(), &[30, 0, 1, b'w', 1, b'n']].concat()

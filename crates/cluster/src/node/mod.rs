@@ -427,16 +427,11 @@ impl Node {
         member.attend(world).ok_or(AttendError::NotNow)
     }
 
-    /// The worlds of this node's file, wherever they run.
-    pub fn world_names(&self) -> Vec<String> {
-        self.services.config.world.iter().flat_map(WorldSpec::names).collect()
-    }
-
-    /// Ticks a second of a world of this node's file.
-    pub fn tick_hz(&self, world: &str) -> Option<f64> {
+    /// The worlds of this node's file, wherever they run, and their ticks a second.
+    pub fn world_rates(&self) -> Vec<(String, f64)> {
         let config = &self.services.config;
-        let spec = config.world.iter().find(|spec| spec.names().iter().any(|name| name == world))?;
-        Some(spec.limits(&config.limits).tick_hz)
+        let rate = |spec: &WorldSpec| spec.limits(&config.limits).tick_hz;
+        config.world.iter().flat_map(|spec| spec.names().into_iter().map(move |name| (name, rate(spec)))).collect()
     }
 
     fn not_here(&self, world: &str) -> AskError {

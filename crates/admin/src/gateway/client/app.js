@@ -56,7 +56,7 @@ function onFrame(frame) {
     case 'commands': frame.commands.forEach(onCommand); break;
     case 'resync':
       forget();
-      notice(frame.reason === 1 ? 'The town is moving to another machine…' : 'Catching up…');
+      notice(frame.reason === 1 ? 'The town is on its way to another machine…' : 'The town begins anew…');
       break;
     case 'refused': if (frame.reason === 4) notice('This town has no script for players'); break;
   }
