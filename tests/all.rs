@@ -9,6 +9,7 @@ mod author;
 mod cli;
 mod compile;
 mod docs;
+mod gateway;
 mod hostile;
 mod layers;
 mod loadtest;

@@ -121,6 +121,7 @@ fn run_boots_the_sample_worlds_saves_them_and_goes_on() {
         ("AETHER_SERVER_AOT_CACHE_DIR", cache.to_str().unwrap()),
         ("AETHER_NODE__INSTANCES_SMALL", "200"),
         ("AETHER_NODE__INSTANCES_LARGE", "20"),
+        ("AETHER_GATEWAY__LISTEN", "127.0.0.1:0"),
     ];
     for _ in 0..2 {
         let output = aether(&["run", "cluster-config/dev.toml", "--plain", "--seconds", "2"], &variables);

@@ -19,7 +19,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// What the validators need, and where the screenshots go.
-fn tools() -> &'static Path {
+pub fn tools() -> &'static Path {
     static TOOLS: OnceLock<PathBuf> = OnceLock::new();
     TOOLS.get_or_init(|| {
         let dir = root().join("target/tmp/web");
@@ -37,7 +37,7 @@ pub fn promtool() -> PathBuf {
 
 /// Run one of the Python files.
 #[track_caller]
-fn python(file: &str, arguments: &[&str]) {
+pub fn python(file: &str, arguments: &[&str]) {
     let python = tools().join("venv/bin/python");
     let output = Command::new(python).arg(root().join("tests/web").join(file)).args(arguments).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

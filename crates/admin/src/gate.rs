@@ -154,7 +154,7 @@ fn too_many(wait: Duration, what: &str) -> Problem {
 
 /// Whether a request without a token is this machine's own: asked for by a loopback name (a page elsewhere may have made its own name
 /// point here), not sent by another site's page, and not passed on by a proxy.
-fn is_own_page(headers: &HeaderMap) -> bool {
+pub(crate) fn is_own_page(headers: &HeaderMap) -> bool {
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let loopback = |host: &str| {
         let name =
@@ -272,7 +272,7 @@ fn note(
 }
 
 /// The dashboard loads nothing from elsewhere, nobody frames it, and no answer is kept by a proxy.
-fn protect(headers: &mut HeaderMap, secure: bool) {
+pub(crate) fn protect(headers: &mut HeaderMap, secure: bool) {
     const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let fixed = [

@@ -6,7 +6,9 @@
 
 use crate::api::{Api, router};
 use crate::audit::Audit;
-use crate::gate::{Door, Gate, Peer};
+pub(crate) use crate::gate::Peer;
+use crate::gate::{Door, Gate};
+use crate::gateway::Gateway;
 use crate::server::ServeError;
 use crate::tls::Certificate;
 use crate::token::{Known, TokenStore};
@@ -51,6 +53,11 @@ impl HttpServer {
     /// The address, with the port that was free.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Show what the node's player gateway counts, too.
+    pub fn observe(&self, gateway: &Gateway) {
+        let _ = self.api.gateway.set(gateway.counts());
     }
 
     /// What a browser opens.
@@ -110,12 +117,13 @@ pub fn serve_http(node: Arc<Node>, options: HttpOptions) -> Result<HttpServer, S
     // Readiness and history begin now, not with the first who asks.
     api.hub().map_err(|problem| ServeError::Thread(std::io::Error::other(problem)))?;
     let secure = certificate.is_some();
-    runtime.spawn(accept(listener, certificate.map(Arc::new), router(Arc::clone(&api))));
+    runtime.spawn(accept(listener, certificate.map(Arc::new), router(Arc::clone(&api)), CONNECTIONS_MAX));
     Ok(HttpServer { address, secure, api, runtime: Some(runtime) })
 }
 
-async fn accept(listener: TcpListener, certificate: Option<Arc<Certificate>>, router: Router) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+/// Accept connections, so many at a time. One that is upgraded to a WebSocket is no connection of these any more.
+pub(crate) async fn accept(listener: TcpListener, certificate: Option<Arc<Certificate>>, router: Router, connections_max: usize) {
+    let room = Arc::new(Semaphore::new(connections_max));
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         match listener.accept().await {
@@ -150,7 +158,7 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, 
     let service = TowerToHyperService::new(router.layer(Extension(Kill(Arc::clone(&kill)))));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(64 << 10);
-    let talk = http.serve_connection(TokioIo::new(stream), service);
+    let talk = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
     tokio::select! {
         // A peer that goes away is none of our faults.
         _ = talk => {}

@@ -5,6 +5,7 @@
 //! short and its connection is closed. Not here: what the summary says (`summary`), HTTP (`api`).
 
 use crate::clock;
+use crate::gateway::Counts;
 use crate::metrics::Tally;
 use crate::pulse::Pulse;
 use crate::shapes::{EventView, Events, Readiness, Sample};
@@ -145,14 +146,14 @@ impl Hub {
     }
 
     /// Prometheus' text of this moment.
-    pub fn metrics(&self, metrics: &crate::metrics::Metrics) -> String {
+    pub fn metrics(&self, metrics: &crate::metrics::Metrics, gateway: Option<&Counts>) -> String {
         let (status, cluster) = (self.shared.node.status(), self.shared.node.cluster());
         let readiness = self.readiness();
         let disk = rustix::fs::statvfs(self.shared.node.data_dir()).ok();
         let disk = disk.map(|disk| (disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize)));
         let mut seen = self.shared.seen();
         seen.tally.look(&status.worlds);
-        metrics.render(&status, cluster.as_ref(), &seen.tally, readiness.ready, disk)
+        metrics.render(&status, cluster.as_ref(), gateway, &seen.tally, readiness.ready, disk)
     }
 
     /// Listen from now on. `since`: the number of the last event that they know.

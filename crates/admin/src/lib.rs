@@ -4,7 +4,7 @@
 //! Whoever may open the socket may do everything: it belongs to the node's user alone, so there is no password. At the address everybody
 //! needs a bearer token ([`TokenFile`]) whose role allows what is asked ([`access`]); before the first token is made, a node that says
 //! so lets in who is on its machine. Start with [`serve`], [`serve_http`] and [`Client`]; [`Request`] is the list of what commands ask.
-//! Errors are problem documents (RFC 9457). Not here: what nodes and worlds do (`aether-cluster`).
+//! Players come to another address, the [`gateway`]'s. Errors are problem documents (RFC 9457). Not here: what nodes and worlds do (`aether-cluster`).
 
 pub mod access;
 mod api;
@@ -13,6 +13,7 @@ mod client;
 mod clock;
 mod dashboard;
 mod gate;
+pub mod gateway;
 mod http;
 mod hub;
 pub mod metrics;

@@ -3,6 +3,7 @@
 use crate::api::{Api, router};
 use crate::audit::Audit;
 use crate::gate::{Door, Gate};
+use crate::gateway::Gateway;
 use aether_cluster::Node;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -52,6 +53,13 @@ pub struct Server {
     path: PathBuf,
     api: Arc<Api>,
     runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Server {
+    /// Show what the node's player gateway counts, too.
+    pub fn observe(&self, gateway: &Gateway) {
+        let _ = self.api.gateway.set(gateway.counts());
+    }
 }
 
 impl Drop for Server {

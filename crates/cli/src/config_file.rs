@@ -48,7 +48,7 @@ fn refuse_unknown() -> Result<(), String> {
     for (variable, _) in std::env::vars_os() {
         let variable = variable.to_string_lossy();
         let Some(key) = variable.strip_prefix("AETHER_") else { continue };
-        let table = ["NODE_", "ADMIN_", "SERVER_", "LIMITS_", "WORLD_"].iter().any(|table| key.starts_with(table));
+        let table = ["NODE_", "ADMIN_", "GATEWAY_", "SERVER_", "LIMITS_", "WORLD_"].iter().any(|table| key.starts_with(table));
         if table && !key.contains("__") && !named(key) {
             return Err(format!(
                 "variable {variable} is not a setting: a field's variable is AETHER_<TABLE>__<FIELD>, with two underscores"

@@ -11,6 +11,7 @@ mod exit;
 mod loadtest;
 mod logs;
 mod operate;
+mod player;
 mod progress;
 mod run;
 mod script;
@@ -82,6 +83,9 @@ enum Command {
     /// Who may use the admin address of a node: make, list and revoke tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Tokens of players, as a game's login server makes them.
+    #[command(subcommand)]
+    Player(player::PlayerCommand),
     /// Check a cluster file and say what is wrong with it.
     #[command(after_help = "Example:\n  aether check-config cluster-config/dev.toml")]
     CheckConfig {
@@ -126,6 +130,7 @@ fn main() -> ExitCode {
         Command::Dev(args) => author::dev::run(&args),
         Command::Operate(command) => operate::run(&command, &cli.node),
         Command::Token(command) => operate::data_dir(&cli.node).and_then(|dir| token::run(&command, &dir, cli.node.is_json())),
+        Command::Player(command) => player::run(&command, &cli.node),
         Command::CheckConfig { file } => config_file::load(&file).map(|config| {
             say(&format!("{} is good: {} worlds, {} scripts", file.display(), worlds(&config), scripts(&config)));
             ExitCode::SUCCESS

@@ -23,7 +23,7 @@ use std::time::Duration;
 pub(crate) struct NodeArgs {
     /// For commands to a running node: the cluster file that it was started with.
     #[arg(long, global = true, value_name = "FILE", default_value = "cluster-config/dev.toml")]
-    cluster: PathBuf,
+    pub(crate) cluster: PathBuf,
     /// For commands to a running node of a cluster: which of the file's nodes. The first, if it says nothing.
     #[arg(long, global = true, value_name = "NAME")]
     node: Option<String>,
@@ -49,13 +49,18 @@ pub(crate) fn load_for(node: &NodeArgs) -> Result<(NodeConfig, Option<String>), 
     Ok((config, node.node.clone().or(first)))
 }
 
+/// The configuration of the node that these arguments name.
+pub(crate) fn config(node: &NodeArgs) -> Result<NodeConfig, Box<dyn std::error::Error>> {
+    let (config, name) = load_for(node)?;
+    Ok(match name {
+        Some(name) => config.for_member(&name)?,
+        None => config,
+    })
+}
+
 /// The data directory of the node that these arguments name.
 pub(crate) fn data_dir(node: &NodeArgs) -> Result<PathBuf, Box<dyn std::error::Error>> {
-    let (mut config, name) = load_for(node)?;
-    if let Some(name) = name {
-        config = config.for_member(&name)?;
-    }
-    Ok(config_file::folder(&node.cluster).join(&config.node.data_dir))
+    Ok(config_file::folder(&node.cluster).join(&config(node)?.node.data_dir))
 }
 
 /// The socket of the node that has this configuration.

@@ -3,6 +3,8 @@
 use crate::progress::Progress;
 use crate::view::{self, View};
 use crate::{CommandResult, compiler, config_file, say, telemetry};
+use aether_admin::gateway::pass::secret_path;
+use aether_admin::gateway::{Gateway, GatewayError, GatewayOptions, serve_gateway};
 use aether_admin::{HttpOptions, HttpServer, ServeError, audit_path, serve_http, tokens_path};
 use aether_cluster::{Node, NodeConfig, WorldState};
 use clap::Args;
@@ -59,6 +61,32 @@ pub(crate) fn serve_admin(node: &Arc<Node>, config: &NodeConfig, base: &Path) ->
     serve_http(Arc::clone(node), options).map(Some)
 }
 
+/// The player gateway at the address of the `[gateway]` table.
+fn serve_players(node: &Arc<Node>, config: &NodeConfig, base: &Path) -> Result<Option<Gateway>, GatewayError> {
+    let section = &config.gateway;
+    let Some(listen) = section.listen else { return Ok(None) };
+    let tls = section.tls_cert.as_ref().zip(section.tls_key.as_ref());
+    let options = GatewayOptions {
+        listen,
+        tls: tls.map(|(cert, key)| (base.join(cert), base.join(key))),
+        require_token: section.require_token,
+        secret: players_secret(config, base),
+        scripts: section.scripts.iter().cloned().collect(),
+        sessions_max: section.sessions_max,
+        inputs_per_second: section.inputs_per_second,
+        client: section.client,
+    };
+    serve_gateway(Arc::clone(node), options).map(Some)
+}
+
+/// The file of the secret that players' tokens are signed with.
+pub(crate) fn players_secret(config: &NodeConfig, base: &Path) -> PathBuf {
+    match &config.gateway.secret {
+        Some(path) => base.join(path),
+        None => secret_path(&base.join(&config.node.data_dir)),
+    }
+}
+
 /// Start a node, show it, stop it.
 pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> CommandResult {
     let _telemetry = telemetry::start(Some(config))?;
@@ -84,6 +112,12 @@ pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> Command
     let http = serve_admin(&node, config, base).inspect_err(|_| drop(node.shut_down()))?;
     if let Some(http) = &http {
         say(&format!("dashboard at {}", http.url()));
+    }
+    let gateway = serve_players(&node, config, base).inspect_err(|_| drop(node.shut_down()))?;
+    if let Some(gateway) = &gateway {
+        server.observe(gateway);
+        http.iter().for_each(|http| http.observe(gateway));
+        say(&format!("players at {}", gateway.url()));
     }
     say(&format!(
         "node {} up in {:.0} ms: {} worlds, {} scripts. Ctrl-C saves and stops.",
@@ -114,7 +148,7 @@ pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> Command
     say("stopping: on_stop for every script, then a checkpoint of every world");
     let events = node.events().clone();
     let (_, seen) = events.since(0);
-    drop((server, http));
+    drop((gateway, server, http));
     let begin = Instant::now();
     let report = node.shut_down();
     for event in events.since(seen).0 {

@@ -21,6 +21,8 @@ pub struct NodeConfig {
     pub cluster: Option<ClusterSection>,
     /// The `[admin]` table.
     pub admin: AdminSection,
+    /// The `[gateway]` table.
+    pub gateway: GatewaySection,
     /// The `[server]` table: what the `AETHER_SERVER_*` variables override.
     pub server: ServerSection,
     /// The `[limits]` table: what every world gets that says nothing else.
@@ -84,6 +86,8 @@ pub struct MemberSpec {
     pub data_dir: PathBuf,
     /// Where its admin API and dashboard are, if not where the `[admin]` table says.
     pub admin: Option<SocketAddr>,
+    /// Where its player gateway is, if not where the `[gateway]` table says.
+    pub gateway: Option<SocketAddr>,
     /// Worlds on it at most, if not as many as the table says.
     pub worlds_max: Option<u32>,
     /// What it has that worlds may require.
@@ -167,6 +171,47 @@ pub struct AdminSection {
 impl Default for AdminSection {
     fn default() -> AdminSection {
         AdminSection { listen: None, tls_cert: None, tls_key: None, require_token: true }
+    }
+}
+
+/// The gateway that players connect to. Any node's does for any world of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewaySection {
+    /// Where; nowhere if it says nothing. Port 0: any that is free. What other machines reach needs TLS.
+    pub listen: Option<SocketAddr>,
+    /// Certificate chain, PEM. Read again when it changes.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// Whether everybody needs a token. `false`: who is on this machine may play as a guest. For development.
+    pub require_token: bool,
+    /// The file of the secret that players' tokens are signed with, which the game's login server has too; `gateway/secret` in the data
+    /// directory if it says nothing. Made if it is not there. All nodes of a cluster need the same: `{node}` becomes a node's name.
+    pub secret: Option<PathBuf>,
+    /// Scripts that players may call, by their names in a world. All others take calls of scripts alone.
+    pub scripts: BTreeSet<String>,
+    /// Sessions at a time.
+    pub sessions_max: u32,
+    /// Inputs a second of one session; twice as many at once.
+    pub inputs_per_second: u32,
+    /// Whether the small browser client is served at the gateway's address.
+    pub client: bool,
+}
+
+impl Default for GatewaySection {
+    fn default() -> GatewaySection {
+        GatewaySection {
+            listen: None,
+            tls_cert: None,
+            tls_key: None,
+            require_token: true,
+            secret: None,
+            scripts: BTreeSet::new(),
+            sessions_max: 1_000,
+            inputs_per_second: 30,
+            client: false,
+        }
     }
 }
 
@@ -411,6 +456,7 @@ impl NodeConfig {
         if self.admin.tls_cert.is_some() != self.admin.tls_key.is_some() {
             c.bad("admin.tls_key", format!("{:?}", self.admin.tls_key), "set if, and only if, admin.tls_cert is");
         }
+        check_gateway(&mut c, &self.gateway);
         c.range("server.max_modules", self.server.max_modules, 1..=65_536, "1 to 65536");
         c.range("server.default_fuel", self.server.default_fuel, 1_000..=1_000_000_000, "1000 to 1000000000");
         c.range("server.default_memory_mb", self.server.default_memory_mb, 1..=64, "1 to 64");
@@ -428,6 +474,19 @@ impl NodeConfig {
         }
         if c.0.is_empty() { Ok(()) } else { Err(ConfigError(c.0)) }
     }
+}
+
+fn check_gateway(c: &mut Checker, gateway: &GatewaySection) {
+    if gateway.tls_cert.is_some() != gateway.tls_key.is_some() {
+        c.bad("gateway.tls_key", format!("{:?}", gateway.tls_key), "set if, and only if, gateway.tls_cert is");
+    }
+    for script in &gateway.scripts {
+        if ScriptId::new(script).is_err() {
+            c.bad("gateway.scripts", format!("{script:?}"), NAME);
+        }
+    }
+    c.range("gateway.sessions_max", gateway.sessions_max, 1..=100_000, "1 to 100000");
+    c.range("gateway.inputs_per_second", gateway.inputs_per_second, 1..=1_000, "1 to 1000");
 }
 
 fn check_cluster(c: &mut Checker, cluster: &ClusterSection) {
@@ -530,6 +589,8 @@ impl NodeConfig {
         self.node.name = name.to_owned();
         self.node.data_dir = with_name(&me.data_dir);
         self.admin.listen = me.admin.or(self.admin.listen);
+        self.gateway.listen = me.gateway.or(self.gateway.listen);
+        self.gateway.secret = self.gateway.secret.as_ref().map(with_name);
         self.server.aot_cache_dir = with_name(&self.server.aot_cache_dir);
         self.node.outputs = self.node.outputs.as_ref().map(with_name);
         cluster.me = Some(me);
@@ -636,6 +697,10 @@ mod tests {
             [limits]
             tick_hz = 0.0
             resume_below = 1.0
+            [gateway]
+            tls_cert = "town.pem"
+            scripts = ["avatar", "No Script"]
+            inputs_per_second = 0
             [[world]]
             name = "Town Hall"
             [[world.script]]
@@ -650,6 +715,9 @@ mod tests {
         "#;
         let error = toml::from_str::<NodeConfig>(text).unwrap().check().unwrap_err();
         let fields: Vec<_> = error.0.iter().map(|e| e.field.as_str()).collect();
+        for wanted in ["gateway.tls_key", "gateway.scripts", "gateway.inputs_per_second"] {
+            assert!(fields.contains(&wanted), "{wanted} in {fields:?}");
+        }
         for wanted in
             ["limits.tick_hz", "limits.resume_below", "world[0].name", "world[0].script[0].count", "world[0].script[2].name"]
         {

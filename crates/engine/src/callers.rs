@@ -163,6 +163,11 @@ impl Callers {
         self.iter().filter(gets).map(|member| member.info.instance).collect()
     }
 
+    /// Whether one more fits into an inbox, which is half the answer: all of them together have a bound too.
+    pub fn has_room(&self, instance: InstanceId) -> bool {
+        self.rights.get(instance.0 as usize).is_some_and(|rights| (rights.waiting as usize) < INBOX_MAX)
+    }
+
     /// Put a call into an inbox; a full one refuses and counts.
     pub fn push(&mut self, to: InstanceId, call: Call) -> ApiResult<()> {
         let waiting_bytes = self.waiting_bytes + weight(&call);

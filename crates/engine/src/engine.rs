@@ -9,7 +9,9 @@ use crate::physics::Physics;
 use crate::prefab::PrefabSet;
 use crate::storage_api::Storage;
 use aether_scripting::output::{ClientCommand, InboundCall, OutboundCall, WorldOutput};
-use aether_scripting::{ApiError, ApiResult, Call, Caller, EntityId, EntityView, Event, Host, HostStats, InstanceId, Vec3};
+use aether_scripting::{
+    ApiError, ApiResult, Call, Caller, EntityId, EntityState, EntityView, Event, Host, HostStats, InstanceId, PlayerId, Vec3,
+};
 use aether_types::codec::CodecError;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -313,6 +315,22 @@ impl Host for Engine {
                 self.destroy(id);
             }
         }
+    }
+
+    fn look(&self, visit: &mut dyn FnMut(EntityState)) {
+        for (key, entity) in &self.entities.slots {
+            let id = crate::entities::id_of(key);
+            // The lower half of a slot map's key is the slot.
+            visit(EntityState { id, slot: id.0 as u32, kind: entity.kind, position: entity.position, yaw: entity.yaw });
+        }
+    }
+
+    fn kind_name(&self, kind: u16) -> &str {
+        self.entities.kinds.get(usize::from(kind)).map_or("", String::as_str)
+    }
+
+    fn tell(&mut self, player: PlayerId, topic: &str, payload: &[u8], in_part: bool) -> ApiResult<()> {
+        self.tell_of_player(player, topic, payload, in_part)
     }
 
     fn entities(&self, max: usize) -> Vec<EntityView> {

@@ -108,6 +108,22 @@ impl Engine {
         pushed
     }
 
+    /// Players come as broadcasts, whose sender is the player: scripts that forge one are known by their number.
+    pub(crate) fn tell_of_player(&mut self, player: PlayerId, topic: &str, payload: &[u8], in_part: bool) -> ApiResult<()> {
+        let nobody = InstanceId(0);
+        let to = self.callers.subscribers(topic, nobody);
+        if !in_part && !to.iter().all(|to| self.callers.has_room(*to)) {
+            return Err(ApiError::Full);
+        }
+        for to in to {
+            let (kind, a) = (event::BROADCAST, player.0 | PLAYER);
+            let event = Event { kind, a, b: 0, topic: topic.to_owned(), payload: payload.to_vec() };
+            // Counted there.
+            let _ = self.callers.push(to, Call::Event(Box::new(event)));
+        }
+        Ok(())
+    }
+
     /// `false`: nobody waits for it. Full: the call stays open, and the answer can be given again.
     pub(crate) fn deliver_answer(&mut self, call: u64, payload: Vec<u8>, delivery: u64) -> ApiResult<bool> {
         // An answer that comes twice or too late finds no call.

@@ -77,7 +77,7 @@ pub struct RayHit {
 pub struct PrefabId(pub u32);
 
 /// A sound to play in space.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, serde::Deserialize)]
 pub struct SoundParameters {
     /// Loudness, 0 to 4, 1 as recorded.
     pub gain: f32,
@@ -355,6 +355,21 @@ pub trait Host: EntityApi + PhysicsApi + UIApi + AudioApi + NetworkApi + Storage
     }
     /// Every script that is to go on has been added: what belongs to the others goes.
     fn finish_restore(&mut self) {}
+    /// Every entity, for those who show the world to players.
+    fn look(&self, visit: &mut dyn FnMut(EntityState)) {
+        let _ = visit;
+    }
+    /// What a kind's number stands for.
+    fn kind_name(&self, kind: u16) -> &str {
+        let _ = kind;
+        ""
+    }
+    /// Tell the scripts that subscribed to a topic something of a player. Full: not all of them have room, and none was told, unless
+    /// `in_part`.
+    fn tell(&mut self, player: PlayerId, topic: &str, payload: &[u8], in_part: bool) -> ApiResult<()> {
+        let _ = (player, topic, payload, in_part);
+        Ok(())
+    }
     /// What is where, for people: so many entities at most.
     fn entities(&self, max: usize) -> Vec<EntityView> {
         let _ = max;
@@ -364,6 +379,21 @@ pub trait Host: EntityApi + PhysicsApi + UIApi + AudioApi + NetworkApi + Storage
     fn stats(&self) -> HostStats {
         HostStats::default()
     }
+}
+
+/// An entity as it is shown to players.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EntityState {
+    /// Its number.
+    pub id: EntityId,
+    /// A small number that no other entity has at the moment; one that comes after it may.
+    pub slot: u32,
+    /// Its kind's number: [`Host::kind_name`].
+    pub kind: u16,
+    /// Metres.
+    pub position: Vec3,
+    /// Radians about the vertical axis.
+    pub yaw: f32,
 }
 
 /// An entity, for people who look at a world from above.

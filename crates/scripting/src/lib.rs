@@ -60,8 +60,8 @@ mod wasi;
 
 pub use aether_types::{Blame, Digest, ScriptId, Version};
 pub use api::{
-    ApiError, ApiResult, AudioApi, Body, Caller, EntityApi, EntityId, EntityView, Host, HostStats, InstanceId, NetworkApi,
-    NoEngine, PhysicsApi, PlayerId, PrefabId, RayHit, SoundParameters, StorageApi, UIApi, Vec3,
+    ApiError, ApiResult, AudioApi, Body, Caller, EntityApi, EntityId, EntityState, EntityView, Host, HostStats, InstanceId,
+    NetworkApi, NoEngine, PhysicsApi, PlayerId, PrefabId, RayHit, SoundParameters, StorageApi, UIApi, Vec3,
 };
 pub use artifact::{AotArtifact, ArtifactManifest, ManifestVerificationError, TrustKey};
 pub use call::{Call, Event, Message, Reply};

@@ -35,6 +35,7 @@ pub mod audio;
 pub mod entity;
 pub mod network;
 pub mod physics;
+pub mod players;
 pub mod script;
 pub mod state;
 pub mod storage;

@@ -29,7 +29,10 @@ pub(crate) async fn readyz(State(api): Shared) -> Result<Response, Problem> {
 /// Metrics as Prometheus reads them.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String, content_type = "text/plain")))]
 pub(crate) async fn metrics(State(api): Shared) -> Result<Response, Problem> {
-    let made = tokio::task::spawn_blocking(move || api.hub().map(|hub| hub.metrics(&Metrics))).await;
+    let made = tokio::task::spawn_blocking(move || {
+        api.hub().map(|hub| hub.metrics(&Metrics, api.gateway.get().map(|counts| &**counts)))
+    })
+    .await;
     let text = made.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error))??;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }

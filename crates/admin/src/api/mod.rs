@@ -11,6 +11,7 @@ mod worlds;
 
 use crate::access::{self, Role};
 use crate::gate::{Gate, PUBLISH_MAX, pass};
+use crate::gateway::Counts;
 use crate::hub::Hub;
 use crate::problem::Problem;
 use crate::{dashboard, shapes};
@@ -36,13 +37,15 @@ pub(crate) struct Api {
     /// Started by the first who asks for something that it sees: on a socket often nobody does.
     hub: Mutex<Option<Arc<Hub>>>,
     document: OnceLock<Bytes>,
+    /// What the node's player gateway counts, if it has one.
+    pub gateway: OnceLock<Arc<Counts>>,
 }
 
 pub(crate) type Shared = axum::extract::State<Arc<Api>>;
 
 impl Api {
     pub fn new(node: Arc<Node>, gate: Gate) -> Arc<Api> {
-        Arc::new(Api { node, gate: Arc::new(gate), hub: Mutex::new(None), document: OnceLock::new() })
+        Arc::new(Api { node, gate: Arc::new(gate), hub: Mutex::new(None), document: OnceLock::new(), gateway: OnceLock::new() })
     }
 
     /// What looks at the node.

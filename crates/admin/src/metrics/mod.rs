@@ -7,6 +7,7 @@ mod table;
 
 pub use table::{Fold, METRICS, Metric, Source};
 
+use crate::gateway::Counts;
 use crate::summary::{STATES, state_code};
 use aether_cluster::{ClusterStatus, NodeStatus, WorldStatus};
 use aether_scripting::abi::HostGroup;
@@ -14,6 +15,7 @@ use aether_scripting::{RateLimitedAction, ScriptId};
 use metrics::{Label, counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering::Relaxed;
 use table::*;
 
 /// Label values of worlds, and of scripts; what is more is `other`.
@@ -120,6 +122,7 @@ impl Metrics {
         &self,
         status: &NodeStatus,
         cluster: Option<&ClusterStatus>,
+        gateway: Option<&Counts>,
         tally: &Tally,
         ready: bool,
         disk: Option<(u64, u64)>,
@@ -138,6 +141,9 @@ impl Metrics {
             record_scripts(status, tally);
             if let Some(cluster) = cluster {
                 record_cluster(cluster);
+            }
+            if let Some(counts) = gateway {
+                record_gateway(counts);
             }
         });
         text(&recorder)
@@ -283,6 +289,28 @@ fn record_cluster(cluster: &ClusterStatus) {
     }
 }
 
+fn record_gateway(counts: &Counts) {
+    gauge!(GATEWAY_SESSIONS.name).set(counts.sessions.load(Relaxed) as f64);
+    gauge!(GATEWAY_WORLDS.name).set(counts.worlds.load(Relaxed) as f64);
+    let own = [
+        (GATEWAY_BEGUN, &counts.begun),
+        (GATEWAY_INPUTS, &counts.inputs),
+        (GATEWAY_MESSAGES, &counts.messages),
+        (GATEWAY_SENT, &counts.bytes),
+        (GATEWAY_COALESCED, &counts.coalesced),
+        (GATEWAY_RESYNCS, &counts.resyncs),
+    ];
+    for (metric, count) in own {
+        counter!(metric.name).absolute(count.load(Relaxed));
+    }
+    for (reason, count) in counts.ended() {
+        counter!(GATEWAY_ENDED.name, "reason" => reason).absolute(count);
+    }
+    for (reason, count) in counts.refused() {
+        counter!(GATEWAY_REFUSED.name, "reason" => reason).absolute(count);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,7 +330,7 @@ mod tests {
         let mut tally = Tally::default();
         tally.look(&status(5).worlds);
         tally.look(&status(7).worlds);
-        let text = Metrics.render(&status(7), None, &tally, true, None);
+        let text = Metrics.render(&status(7), None, None, &tally, true, None);
         let ticks: Vec<_> = text.lines().filter(|line| line.starts_with("aether_world_ticks_total{")).collect();
         assert_eq!(ticks.len(), LABELS_MAX + 1);
         assert!(ticks.contains(&r#"aether_world_ticks_total{world="w-0"} 2"#), "{}", ticks[0]);
@@ -316,7 +344,7 @@ mod tests {
         for (tick, missed) in [(100, 4), (120, 9), (90, 0), (95, 2)] {
             tally.look(&[world("w".into(), tick, missed)]);
         }
-        let text = Metrics.render(&node(vec![world("w".into(), 95, 2)]), None, &tally, false, None);
+        let text = Metrics.render(&node(vec![world("w".into(), 95, 2)]), None, None, &tally, false, None);
         assert!(text.contains(r#"aether_world_ticks_total{world="w"} 25"#), "{text}");
         assert!(text.contains(r#"aether_world_missed_ticks_total{world="w"} 7"#), "{text}");
     }

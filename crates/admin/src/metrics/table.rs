@@ -25,6 +25,8 @@ pub enum Source {
     Script,
     /// The cluster as the node sees it: not there on one that is alone.
     Cluster,
+    /// The player gateway: not there on a node that has none.
+    Gateway,
     /// Each world: its value, of one that counts since the world began, and what `other` is.
     World(fn(&WorldStatus) -> f64, Fold),
 }
@@ -56,6 +58,10 @@ const fn script(name: &'static str, unit: Unit, labels: &'static [&'static str],
 
 const fn cluster(name: &'static str, unit: Unit, labels: &'static [&'static str], help: &'static str) -> Metric {
     Metric { name, counts: false, unit, labels, source: Source::Cluster, help }
+}
+
+const fn gateway(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, counts: false, unit: Unit::Count, labels, source: Source::Gateway, help }
 }
 
 const fn sum(name: &'static str, unit: Unit, help: &'static str, of: fn(&WorldStatus) -> f64) -> Metric {
@@ -153,6 +159,26 @@ pub(super) const LINK_ROUND_TRIP: Metric =
 pub(super) const UNKNOWN_FRAMES: Metric =
     rising(cluster("aether_link_unknown_frames_total", Count, &[], "Frames of other nodes that this build does not know."));
 
+pub(super) const GATEWAY_SESSIONS: Metric = gateway("aether_gateway_sessions", &[], "Players' sessions of this node's gateway.");
+pub(super) const GATEWAY_WORLDS: Metric = gateway("aether_gateway_worlds", &[], "Worlds that are followed for sessions.");
+pub(super) const GATEWAY_BEGUN: Metric =
+    rising(gateway("aether_gateway_sessions_begun_total", &[], "Sessions that were let in."));
+pub(super) const GATEWAY_ENDED: Metric = rising(gateway(
+    "aether_gateway_connections_ended_total",
+    &["reason"],
+    "WebSockets that ended, by reason, also before a hello.",
+));
+pub(super) const GATEWAY_INPUTS: Metric = rising(gateway("aether_gateway_inputs_total", &[], "Inputs passed on to worlds."));
+pub(super) const GATEWAY_REFUSED: Metric =
+    rising(gateway("aether_gateway_inputs_refused_total", &["reason"], "Inputs refused, by reason."));
+pub(super) const GATEWAY_MESSAGES: Metric = rising(gateway("aether_gateway_messages_total", &[], "Messages sent to clients."));
+pub(super) const GATEWAY_SENT: Metric =
+    Metric { unit: Bytes, ..rising(gateway("aether_gateway_sent_bytes_total", &[], "Bytes of messages sent to clients.")) };
+pub(super) const GATEWAY_COALESCED: Metric =
+    rising(gateway("aether_gateway_coalesced_total", &[], "Times that a slow client's ticks gave way to a snapshot."));
+pub(super) const GATEWAY_RESYNCS: Metric =
+    rising(gateway("aether_gateway_resyncs_total", &[], "Times that a world moved, began again or was missed in part."));
+
 /// Every metric.
 pub const METRICS: &[Metric] = &[
     BUILD_INFO,
@@ -247,6 +273,16 @@ pub const METRICS: &[Metric] = &[
     LINK_RECEIVED,
     LINK_ROUND_TRIP,
     UNKNOWN_FRAMES,
+    GATEWAY_SESSIONS,
+    GATEWAY_WORLDS,
+    GATEWAY_BEGUN,
+    GATEWAY_ENDED,
+    GATEWAY_INPUTS,
+    GATEWAY_REFUSED,
+    GATEWAY_MESSAGES,
+    GATEWAY_SENT,
+    GATEWAY_COALESCED,
+    GATEWAY_RESYNCS,
 ];
 
 #[cfg(test)]

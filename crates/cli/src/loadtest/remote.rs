@@ -223,6 +223,7 @@ impl Spawned {
                 advertise: None,
                 data_dir: data_dir.clone(),
                 admin: None,
+                gateway: None,
                 worlds_max: None,
                 labels: BTreeSet::new(),
             });

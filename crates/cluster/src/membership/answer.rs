@@ -17,6 +17,7 @@ impl Member {
             // For a world that is not here any more: its sender sends it again, to where it is then.
             Ok(Frame::Parcels(parcels)) => parcels.into_iter().for_each(|parcel| drop(parts.services.post.deliver(parcel))),
             Ok(Frame::Look) => self.look(),
+            Ok(Frame::Stage(frame)) => self.on_stage(peer, frame),
             Ok(Frame::Answer { number, answer }) => {
                 if let Some((_, asker)) = lock(&self.asks).remove(&number) {
                     let _ = asker.send(answer);

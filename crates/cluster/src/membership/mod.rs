@@ -11,6 +11,7 @@ mod keeper;
 pub(crate) mod lease;
 mod operate;
 mod peers;
+pub(crate) mod stage;
 pub(crate) mod status;
 mod traces;
 mod view;
@@ -106,6 +107,8 @@ pub(crate) struct Member {
     catching_up: AtomicBool,
     /// Reloads whose end this node waits for.
     holding: Mutex<HashMap<u64, crate::registry::cluster::Holding>>,
+    /// Worlds that are shown to gateways of other nodes, and worlds of other nodes that are shown here.
+    stages: stage::Stages,
     /// Frames that this build does not know.
     pub unknown_frames: AtomicU64,
     /// When the last renewal of the lease that was granted was asked for.
@@ -176,6 +179,7 @@ impl Member {
             answering: Arc::new(tokio::sync::Semaphore::new(ANSWERS_MAX)),
             catching_up: AtomicBool::new(false),
             holding: Mutex::default(),
+            stages: stage::Stages::default(),
             unknown_frames: AtomicU64::new(0),
             renewed_ns: AtomicU64::new(0),
             renewals_late: AtomicU64::new(0),

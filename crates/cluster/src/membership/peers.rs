@@ -32,6 +32,7 @@ impl Member {
                 lock(&self.linked).remove(&peer);
                 // Their answers may be lost: who asked need not wait for them.
                 lock(&self.asks).retain(|_, (asked, _)| *asked != peer);
+                self.end_stages(&peer);
                 let row = self.view().named(&peer).cloned();
                 if let Some(row) = row.filter(|_| !self.stopping.load(Ordering::Acquire)) {
                     self.runtime.spawn(Arc::clone(self).probe(row));

@@ -3,6 +3,7 @@
 //! A frame that this build does not know is dropped and counted: new kinds are added at the end, so two neighbouring builds understand
 //! each other in all that both know. Not here: links (`link`), what is done with a frame (`mod.rs`).
 
+use crate::membership::stage::StageFrame;
 use crate::world::courier::Parcel;
 use aether_types::codec::{self, CodecError};
 use aether_types::{Digest, ScriptId, Version, WorldId};
@@ -21,6 +22,8 @@ pub(crate) enum Frame {
     Answer { number: u64, answer: Answer },
     /// What comes next is part of this trace, a W3C `traceparent`. Only between nodes whose traces are exported.
     Trace { of: TraceOf, parent: String },
+    /// About what players are shown and do.
+    Stage(StageFrame),
 }
 
 /// What is part of a trace.

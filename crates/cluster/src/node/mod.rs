@@ -5,7 +5,7 @@
 
 pub(crate) mod supervisor;
 
-use crate::config::{ConfigError, NodeConfig};
+use crate::config::{ConfigError, NodeConfig, WorldSpec};
 use crate::events::EventLog;
 use crate::flight::{self, FlightRecord};
 use crate::limits::{self, WorldLimitsUse};
@@ -23,6 +23,7 @@ use crate::world::actor::WorldMessage;
 use crate::world::gate::OutputLog;
 use crate::world::mailbox::{Control, Inbound, Mailbox};
 use crate::world::post::Post;
+use crate::world::stage::Stage;
 use crate::world::start::WorldPlan;
 use aether_engine::PrefabError;
 use aether_scripting::TrustKey;
@@ -226,6 +227,17 @@ pub enum AskError {
     Refused(String),
 }
 
+/// Why a world cannot be watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AttendError {
+    /// A name that is nobody's.
+    #[error("there is no such world")]
+    NoWorld,
+    /// Nobody runs it at the moment, or its node cannot be reached: try again soon.
+    #[error("nobody runs the world at the moment")]
+    NotNow,
+}
+
 /// How a node stopped.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct StopReport {
@@ -426,6 +438,25 @@ impl Node {
     /// Put something into a world's inbox. `false`: no such world here, or its inbox is full.
     pub fn send(&self, world: &str, inbound: Inbound) -> bool {
         self.mailbox(world).is_some_and(|mailbox| mailbox.push(inbound))
+    }
+
+    /// Watch a world and act in it, here or on another node. A stage ends when its world leaves its node; then ask again. Never waits.
+    pub fn attend(&self, world: &str) -> Result<Stage, AttendError> {
+        if let Some(mailbox) = self.mailbox(world) {
+            return Ok(Stage::here(mailbox));
+        }
+        let member = self.member.as_ref().ok_or(AttendError::NoWorld)?;
+        if !WorldId::new(world).is_ok_and(|world| self.services.post.exists(&world)) {
+            return Err(AttendError::NoWorld);
+        }
+        member.attend(world).ok_or(AttendError::NotNow)
+    }
+
+    /// The worlds of this node's file, wherever they run, and their ticks a second.
+    pub fn world_rates(&self) -> Vec<(String, f64)> {
+        let config = &self.services.config;
+        let rate = |spec: &WorldSpec| spec.limits(&config.limits).tick_hz;
+        config.world.iter().flat_map(|spec| spec.names().into_iter().map(move |name| (name, rate(spec)))).collect()
     }
 
     fn not_here(&self, world: &str) -> AskError {

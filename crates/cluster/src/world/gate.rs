@@ -5,6 +5,7 @@
 
 use crate::world::courier::Parcel;
 use crate::world::post::Post;
+use crate::world::show::View;
 use aether_scripting::output::{ClientCommand, OutboundCall};
 use aether_store::StoreError;
 use serde::Serialize;
@@ -115,6 +116,9 @@ pub(crate) struct Output {
     /// Of which tick it is.
     #[serde(skip)]
     pub tick: u64,
+    /// For those who watch; `None`: nobody does, or nothing changed.
+    #[serde(skip)]
+    pub view: Option<View>,
     pub commands: Vec<ClientCommand>,
     pub calls: Vec<OutboundCall>,
 }
@@ -168,7 +172,7 @@ impl OutputGate {
 
     /// Output that may leave when commit `seq` is durable.
     pub fn hold(&mut self, seq: u64, output: Output) {
-        if !output.commands.is_empty() || !output.calls.is_empty() {
+        if !output.commands.is_empty() || !output.calls.is_empty() || output.view.is_some() {
             self.waiting.push_back((seq, output));
         }
     }
@@ -186,7 +190,7 @@ mod tests {
     use aether_scripting::EntityId;
 
     fn output(n: u64) -> Output {
-        Output { tick: 0, commands: vec![ClientCommand::Gone { entity: EntityId(n) }], calls: Vec::new() }
+        Output { commands: vec![ClientCommand::Gone { entity: EntityId(n) }], ..Output::default() }
     }
 
     #[test]

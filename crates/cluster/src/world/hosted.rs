@@ -14,8 +14,9 @@ use crate::world::actor::WorldMessage;
 use crate::world::checkpoint;
 use crate::world::courier::{self, Courier, Parcel};
 use crate::world::gate::{Durable, Output, OutputGate};
-use crate::world::mailbox::{Control, Inbound, Mailbox};
+use crate::world::mailbox::{Control, Inbound, Mailbox, Presence};
 use crate::world::pacer::Pacer;
+use crate::world::show::{Lookout, View};
 use account::{SinceStart, Totals, phase_text};
 use aether_scripting::ApiError;
 use aether_scripting::instance::thread_cpu_ns;
@@ -32,6 +33,11 @@ use tokio::sync::oneshot;
 
 /// Entities that somebody who looks at a world is shown.
 const ENTITIES_MAX: usize = 2_000;
+/// Ticks for which a script without room in its inbox keeps the others from hearing of players who come and go.
+const PRESENCE_TICKS_MAX: u32 = 20;
+/// The topics under which they hear of it.
+const JOINED: &str = "player.joined";
+const LEFT: &str = "player.left";
 /// Nanoseconds between two publications of a status.
 const STATUS_NS: u64 = 1_000_000_000;
 
@@ -77,6 +83,12 @@ pub(crate) struct HostedWorld {
     courier: Courier,
     /// Messages of the store's inbox whose scripts have no room for them yet: they go before all that comes in.
     waiting: VecDeque<StoredMessage>,
+    /// Players who came or went, of whom scripts have not heard yet, and for how many ticks they have had no room for that.
+    presences: VecDeque<Presence>,
+    presences_held: u32,
+    /// What watchers know of it, and what they are shown of this tick.
+    lookout: Lookout,
+    view: Option<View>,
     /// The world's clock less the ticker's, which may be ahead of it: its time goes on where it was.
     clock_base_ns: u64,
     checkpoint_ns: u64,
@@ -105,6 +117,7 @@ impl HostedWorld {
         // bring it again.
         let first_checkpoint_ns = if world.host_stats().waiting > 0 { 0 } else { pace.checkpoint_ns };
         let id = world.config().id.clone();
+        place.mailbox.audience.restart();
         let mut hosted = HostedWorld {
             courier: Courier::new(id.clone(), messages, claim.commit_seq),
             id,
@@ -118,6 +131,10 @@ impl HostedWorld {
             gate: OutputGate::new(Arc::clone(&durable)),
             durable,
             waiting: messages.inbox.iter().cloned().collect(),
+            presences: VecDeque::new(),
+            presences_held: 0,
+            lookout: Lookout::default(),
+            view: None,
             checkpoint_ns: pace.checkpoint_ns,
             hibernate_ns: pace.hibernate_ns,
             busy_ns: now_ns,
@@ -190,7 +207,10 @@ impl HostedWorld {
             self.record(FlightKind::Held, None, "the disk has caught up");
         }
         let came = self.take_inbound(now_ns);
-        if self.hibernate_ns > 0 && (came || !self.world.is_idle() || !self.courier.is_idle() || !self.waiting.is_empty()) {
+        let watched = self.place.mailbox.audience.is_watched();
+        if self.hibernate_ns > 0
+            && (came || watched || !self.world.is_idle() || !self.courier.is_idle() || !self.waiting.is_empty())
+        {
             self.busy_ns = now_ns;
         }
         if self.hibernate_ns > 0 && now_ns - self.busy_ns.min(now_ns) > self.hibernate_ns {
@@ -210,6 +230,12 @@ impl HostedWorld {
         // None while a new version is tried out: a crash then must find the old version's state.
         let checkpoint_due = now_ns >= self.next_checkpoint_ns && !self.world.is_reloading();
         let checkpoint = if checkpoint_due { self.checkpoint(now_ns, &mut output) } else { None };
+        if watched {
+            let arrivals = self.place.mailbox.audience.take_arrivals();
+            self.view = self.lookout.look(self.world.host(), arrivals);
+        } else {
+            self.lookout.rest();
+        }
         if let Err(error) = self.commit(output, checkpoint, None) {
             return Round::End(end_of_store(&error));
         }
@@ -339,6 +365,10 @@ impl HostedWorld {
                         self.totals.calls_refused += 1;
                     }
                 }
+                Inbound::Presence(presence) => {
+                    any = true;
+                    self.presences.push_back(presence);
+                }
                 Inbound::Parcel(Parcel::Taken { from, number, .. }) => self.courier.delivered(&from, number, now_ns),
                 Inbound::Parcel(Parcel::Message { from, number, first, data, .. }) => {
                     any = true;
@@ -346,7 +376,22 @@ impl HostedWorld {
                 }
             }
         }
+        self.tell_presences();
         any
+    }
+
+    /// Scripts hear of players in the order in which these came and went, as far as there is room in their inboxes.
+    fn tell_presences(&mut self) {
+        while let Some(Presence { player, name }) = self.presences.front() {
+            let (topic, payload) = name.as_ref().map_or((LEFT, &[][..]), |name| (JOINED, name.as_bytes()));
+            let in_part = self.presences_held >= PRESENCE_TICKS_MAX;
+            if self.world.host().tell(*player, topic, payload, in_part) == Err(ApiError::Full) {
+                self.presences_held += 1;
+                return;
+            }
+            self.presences.pop_front();
+        }
+        self.presences_held = 0;
     }
 
     fn take_message(&mut self, from: &WorldId, number: u64, first: u64, data: Arc<[u8]>, now_ns: u64) {
@@ -462,7 +507,8 @@ impl HostedWorld {
             self.claim.commit_seq = seq;
         }
         let tick = self.world.tick_number().0;
-        self.gate.hold(self.claim.commit_seq, Output { tick, commands: output.commands, calls: output.calls });
+        let view = self.view.take();
+        self.gate.hold(self.claim.commit_seq, Output { tick, commands: output.commands, calls: output.calls, view });
         Ok(())
     }
 
@@ -481,6 +527,7 @@ impl HostedWorld {
             if let Some(log) = &self.place.services.outputs {
                 log.write(self.id.as_str(), self.claim.generation.0, &output);
             }
+            self.place.mailbox.audience.show(output);
         }
         // What waits for the disk is not to be sent twice meanwhile.
         if !self.courier.is_quiet() && !self.gate.is_full(self.claim.commit_seq) {

@@ -7,11 +7,13 @@
 use crate::flight::{Flight, FlightKind};
 use crate::status::{WorldState, WorldStatus};
 use crate::world::actor::WorldMessage;
+use crate::world::audience::Audience;
 use crate::world::courier::Parcel;
 use crate::world::hosted::HostedWorld;
+use crate::world::show::Show;
 use aether_scripting::instance::InstanceError;
 use aether_scripting::output::InboundCall;
-use aether_scripting::{EntityView, ScriptInstance};
+use aether_scripting::{EntityView, PlayerId, ScriptInstance};
 use aether_types::{ScriptId, Version};
 use aether_world_runtime::Rehearsal;
 use aether_world_runtime::{BuildOrder, ReloadOrder, ScriptKey, SetAside};
@@ -19,7 +21,7 @@ use ractor::ActorRef;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// What may wait for a world's next tick before players' input is refused, before messages of other worlds are, and in any case.
 const INPUT_MAX: usize = 8_000;
@@ -33,6 +35,17 @@ pub enum Inbound {
     Call(InboundCall),
     /// Something of another world's.
     Parcel(Parcel),
+    /// A player comes or goes.
+    Presence(Presence),
+}
+
+/// A player who comes or goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    /// Who.
+    pub player: PlayerId,
+    /// What the player is called; `None`: goes.
+    pub name: Option<String>,
 }
 
 impl Inbound {
@@ -40,7 +53,7 @@ impl Inbound {
     fn inbox_max(&self) -> usize {
         match self {
             Inbound::Call(_) => INPUT_MAX,
-            Inbound::Parcel(Parcel::Message { .. }) => MESSAGES_MAX,
+            Inbound::Parcel(Parcel::Message { .. }) | Inbound::Presence(_) => MESSAGES_MAX,
             Inbound::Parcel(Parcel::Taken { .. }) => INBOX_MAX,
         }
     }
@@ -90,6 +103,8 @@ pub(crate) struct Mailbox {
     /// It has ended and has not begun again.
     closed: AtomicBool,
     actor: Mutex<Option<ActorRef<WorldMessage>>>,
+    /// Who watches it.
+    pub audience: Audience,
     /// Players' input.
     pub input_refused: AtomicU64,
     /// Messages of other worlds and news about them: they come again.
@@ -110,6 +125,7 @@ impl Mailbox {
             asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             actor: Mutex::default(),
+            audience: Audience::default(),
             input_refused: AtomicU64::new(0),
             parcels_refused: AtomicU64::new(0),
             status: watch::Sender::new(Arc::new(status)),
@@ -131,20 +147,32 @@ impl Mailbox {
         {
             let mut inbox = self.inbox();
             if inbox.len() >= inbound.inbox_max() {
-                let refused = if matches!(inbound, Inbound::Call(_)) { &self.input_refused } else { &self.parcels_refused };
+                let refused = if matches!(inbound, Inbound::Parcel(_)) { &self.parcels_refused } else { &self.input_refused };
                 refused.fetch_add(1, Ordering::Relaxed);
                 return false;
             }
             inbox.push_back(inbound);
         }
-        if wakes
-            && self.asleep.swap(false, Ordering::SeqCst)
+        if wakes {
+            self.wake();
+        }
+        true
+    }
+
+    /// From now on a gateway watches. Wakes a world that sleeps, which then does not fall asleep.
+    pub fn attend(&self) -> (u64, mpsc::Receiver<Show>) {
+        let attends = self.audience.attend();
+        self.wake();
+        attends
+    }
+
+    fn wake(&self) {
+        if self.asleep.swap(false, Ordering::SeqCst)
             && let Some(actor) = self.actor()
         {
             // An actor that is gone is restarted by its supervisor, and reads the inbox then.
             let _ = actor.cast(WorldMessage::Wake);
         }
-        true
     }
 
     pub fn take(&self) -> VecDeque<Inbound> {
@@ -156,7 +184,7 @@ impl Mailbox {
         self.asleep.store(true, Ordering::SeqCst);
         // One that came before the flag was up has woken nobody.
         let empty = !self.inbox().iter().any(Inbound::wakes) && !self.has_control.load(Ordering::SeqCst);
-        empty || !self.asleep.swap(false, Ordering::SeqCst)
+        (empty && !self.audience.is_watched()) || !self.asleep.swap(false, Ordering::SeqCst)
     }
 
     /// Ask. Of a world that has ended nobody asks anything: the asker's channel is dropped.
@@ -169,11 +197,7 @@ impl Mailbox {
             waiting.push(control);
         }
         self.has_control.store(true, Ordering::SeqCst);
-        if self.asleep.swap(false, Ordering::SeqCst)
-            && let Some(actor) = self.actor()
-        {
-            let _ = actor.cast(WorldMessage::Wake);
-        }
+        self.wake();
     }
 
     pub fn take_control(&self) -> Vec<Control> {

@@ -46,7 +46,9 @@ impl Post {
 
     /// It runs here no longer.
     pub fn remove(&self, world: &str) {
-        self.here.remove(world);
+        if let Some((_, mailbox)) = self.here.remove(world) {
+            mailbox.audience.close();
+        }
     }
 
     /// The worlds of this node, in order of their names.

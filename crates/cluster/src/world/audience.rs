@@ -1,0 +1,214 @@
+//! Who watches a world: the gateways that have players in it, each with a bounded queue.
+//!
+//! It belongs to the world's mailbox, so it outlives the world's lives; after each new life everybody is shown the whole world again. A
+//! world that nobody watches asks [`Audience::is_watched`] once a tick, which is one atomic read. A gateway that does not take what it is
+//! shown misses it, and is shown the whole again when it has room: a tick waits for nobody. A player is in a world once: who comes in by
+//! another gateway is taken from the first. Not here: what is shown (`show`), gateways on other nodes (`membership/stage`).
+
+use crate::world::gate::Output;
+use crate::world::show::{Show, View};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc;
+
+/// Ticks that may wait for a gateway: three seconds at 20 Hz.
+pub(crate) const SHOWS_MAX: usize = 64;
+
+/// One gateway.
+struct Listener {
+    id: u64,
+    sender: mpsc::Sender<Show>,
+    /// It has been shown the whole world, and everything since.
+    begun: bool,
+    /// Who came in by it.
+    players: HashSet<u64>,
+}
+
+/// See the file.
+#[derive(Default)]
+pub(crate) struct Audience {
+    count: AtomicU32,
+    arrivals: AtomicBool,
+    next: AtomicU64,
+    listeners: Mutex<Vec<Listener>>,
+}
+
+impl Audience {
+    fn listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anybody watches.
+    #[inline]
+    pub fn is_watched(&self) -> bool {
+        self.count.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether somebody has seen nothing yet; asked once for each of them.
+    pub fn take_arrivals(&self) -> bool {
+        self.arrivals.swap(false, Ordering::AcqRel)
+    }
+
+    /// From now on a gateway watches; its number here, and what it is shown.
+    pub fn attend(&self) -> (u64, mpsc::Receiver<Show>) {
+        let (sender, shows) = mpsc::channel(SHOWS_MAX);
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut listeners = self.listeners();
+        listeners.push(Listener { id, sender, begun: false, players: HashSet::new() });
+        self.counted(&listeners);
+        self.arrivals.store(true, Ordering::Release);
+        (id, shows)
+    }
+
+    fn counted(&self, listeners: &[Listener]) {
+        // In one order with whether it sleeps: see the mailbox.
+        self.count.store(listeners.len() as u32, Ordering::SeqCst);
+    }
+
+    /// It watches no longer; gives who had come in by it.
+    pub fn quit(&self, id: u64) -> HashSet<u64> {
+        let mut listeners = self.listeners();
+        let at = listeners.iter().position(|listener| listener.id == id);
+        let gone = at.map(|at| listeners.swap_remove(at).players);
+        self.counted(&listeners);
+        gone.unwrap_or_default()
+    }
+
+    /// A player comes in by a gateway. `false`: it does not watch any more.
+    pub fn join(&self, id: u64, player: u64) -> bool {
+        let mut listeners = self.listeners();
+        let mut found = false;
+        for listener in listeners.iter_mut() {
+            if listener.id == id {
+                found = true;
+                listener.players.insert(player);
+            } else if listener.players.remove(&player) && listener.sender.try_send(Show::Taken { player }).is_err() {
+                // With what it has missed it is told to begin again, and lets its players in again: then the last one in stays.
+                listener.begun = false;
+                self.arrivals.store(true, Ordering::Release);
+            }
+        }
+        found
+    }
+
+    /// A player leaves by a gateway. `false`: it had not come in by it, or came in by another since.
+    pub fn leave(&self, id: u64, player: u64) -> bool {
+        self.listeners().iter_mut().find(|listener| listener.id == id).is_some_and(|listener| listener.players.remove(&player))
+    }
+
+    /// Whether a player came in by a gateway.
+    pub fn has(&self, id: u64, player: u64) -> bool {
+        self.listeners().iter().any(|listener| listener.id == id && listener.players.contains(&player))
+    }
+
+    /// A new life of the world begins: what was shown of the old one may never have been.
+    pub fn restart(&self) {
+        let mut listeners = self.listeners();
+        listeners.iter_mut().for_each(|listener| listener.begun = false);
+        self.arrivals.store(!listeners.is_empty(), Ordering::Release);
+    }
+
+    /// The world is here no longer: nobody is shown anything more.
+    pub fn close(&self) {
+        let mut listeners = self.listeners();
+        listeners.clear();
+        self.counted(&listeners);
+    }
+
+    /// Show what a tick has sent out, which is durable. Called in the order of ticks.
+    pub fn show(&self, output: Output) {
+        if !self.is_watched() || (output.view.is_none() && output.commands.is_empty()) {
+            return;
+        }
+        let Output { tick, commands, view, .. } = output;
+        let View { changes, whole } = view.unwrap_or_default();
+        let commands: Arc<[_]> = commands.into();
+        let quiet = Arc::default();
+        for listener in self.listeners().iter_mut() {
+            let (whole, changes) = match (listener.begun, &whole, &changes) {
+                (true, _, Some(changes)) => (false, changes),
+                // Only commands.
+                (true, None, None) => (false, &quiet),
+                (_, Some(whole), _) => (true, whole),
+                (false, None, _) => continue,
+            };
+            let show = Show::Tick { tick, whole, changes: Arc::clone(changes), commands: Arc::clone(&commands) };
+            listener.begun = listener.sender.try_send(show).is_ok();
+            if !listener.begun {
+                self.arrivals.store(true, Ordering::Release);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::show::Changes;
+
+    fn changes(slot: u32) -> Arc<Changes> {
+        Arc::new(Changes { gone: vec![slot], ..Changes::default() })
+    }
+
+    /// A tick of a world that is looked at.
+    fn tick(audience: &Audience, tick: u64) {
+        let whole = audience.take_arrivals().then(|| changes(1_000 + tick as u32));
+        let view = Some(View { changes: Some(changes(tick as u32)), whole });
+        audience.show(Output { tick, view, ..Output::default() });
+    }
+
+    /// Ticks that were shown, and whether wholly.
+    fn shown(shows: &mut mpsc::Receiver<Show>) -> Vec<(u64, bool)> {
+        let mut all = Vec::new();
+        while let Ok(Show::Tick { tick, whole, .. }) = shows.try_recv() {
+            all.push((tick, whole));
+        }
+        all
+    }
+
+    #[test]
+    fn who_comes_is_shown_all_of_it_once_and_then_what_changes() {
+        let audience = Audience::default();
+        let (_, mut first) = audience.attend();
+        tick(&audience, 1);
+        tick(&audience, 2);
+        let (second, mut late) = audience.attend();
+        tick(&audience, 3);
+        tick(&audience, 4);
+        assert_eq!(shown(&mut first), [(1, true), (2, false), (3, false), (4, false)]);
+        assert_eq!(shown(&mut late), [(3, true), (4, false)]);
+        audience.quit(second);
+        audience.restart();
+        tick(&audience, 1);
+        assert_eq!((shown(&mut first), shown(&mut late)), (vec![(1, true)], vec![]));
+        audience.close();
+        assert!(!audience.is_watched() && first.try_recv() == Err(mpsc::error::TryRecvError::Disconnected));
+    }
+
+    #[test]
+    fn a_gateway_that_does_not_take_what_it_is_shown_holds_up_nobody_and_begins_again() {
+        let audience = Audience::default();
+        let (_, mut slow) = audience.attend();
+        let (_, mut quick) = audience.attend();
+        let last = SHOWS_MAX as u64 + 10;
+        for number in 1..=last {
+            tick(&audience, number);
+            assert_eq!(shown(&mut quick).last().unwrap().0, number);
+        }
+        assert_eq!(shown(&mut slow).len(), SHOWS_MAX);
+        tick(&audience, last + 1);
+        tick(&audience, last + 2);
+        assert_eq!(shown(&mut slow), [(last + 1, true), (last + 2, false)]);
+    }
+
+    #[test]
+    fn a_player_is_there_once_whatever_gateway_is_used() {
+        let audience = Audience::default();
+        let ((a, mut by_a), (b, _by_b)) = (audience.attend(), audience.attend());
+        assert!(audience.join(a, 7) && audience.join(a, 7) && audience.join(b, 7));
+        assert_eq!(by_a.try_recv(), Ok(Show::Taken { player: 7 }));
+        assert!(!audience.leave(a, 7) && audience.has(b, 7) && audience.leave(b, 7) && !audience.leave(b, 7));
+        assert!(audience.join(b, 8) && audience.quit(b) == HashSet::from([8]) && !audience.join(b, 9));
+    }
+}
