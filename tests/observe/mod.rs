@@ -70,7 +70,7 @@ impl Yard {
             put_script(dir.path(), name, text);
         }
         let text = "[node]\nname = \"yard-node\"\ndata_dir = \"data\"\ninstances_small = 40\ninstances_large = 2\n\
-             [server]\naot_cache_dir = \"cache\"\n[admin]\nlisten = \"127.0.0.1:0\"\nrequire_token = false\n\
+             [server]\naot_cache_dir = \"cache\"\n[admin]\nlisten = \"127.0.0.1:0\"\nrequire_token = false\n[gateway]\nlisten = \"127.0.0.1:0\"\n\
              [limits]\nrestart_intensity = 3\nrestart_backoff_ms = 1\ncheckpoint_seconds = 1.0\n\
              [[world]]\nname = \"yard\"\nscripts_dir = \"scripts\"\n\
              [[world.script]]\nscript = \"crasher\"\n[[world.script]]\nscript = \"loud\"\n[[world.script]]\nscript = \"quiet\"\n";
