@@ -85,7 +85,16 @@ pub(crate) fn run(args: &ProfileArgs, json: bool) -> CommandResult {
     if let Some(path) = &args.folded {
         write(path, (folded.join("\n") + "\n").as_bytes())?;
     }
-    let trace = sandbox.trace().map(|trace| trace_lines(&trace, &code.symbols, &project.dir)).unwrap_or_default();
+    let trace = match end {
+        MeteringOutcome::Completed => Vec::new(),
+        _ => {
+            // Where it ended, without the probes: they are not in the symbols. It does the same again.
+            let module = runtime.load(&code.wasm, None)?;
+            let mut plain = Sandbox::new(&runtime, &module, &manifest, &args.world, args.tick_hz, FUEL_MAX)?;
+            plain.run(args.ticks, |_, _, _| ());
+            plain.trace().map(|trace| trace_lines(&trace, &code.symbols, &project.dir)).unwrap_or_default()
+        }
+    };
     if json {
         let rows: Vec<_> = functions
             .iter()
