@@ -269,19 +269,36 @@ fn a_profile_adds_up_to_what_the_script_uses_without_it() {
         let (mut profiled, before) = (Vec::new(), Cell::new(0));
         // A start function belongs to no call.
         let built = || {
-            recorder.begin_call();
+            recorder.end_call(0);
             before.set(recorder.profile().fuel());
         };
         run_sample(&runtime, &module, name, prefab, built, |fuel| {
             let so_far = recorder.profile().fuel();
-            // What the probes used is the rest of it.
-            assert_eq!(so_far - before.get() + recorder.begin_call(), fuel, "{name}");
             profiled.push(so_far - before.replace(so_far));
+            // Nothing is left over, and what the probes used is no part of it.
+            assert_eq!(Some(&recorder.end_call(fuel)), profiled.last(), "{name}");
         });
         assert_eq!(profiled, plain, "{name}");
         let functions = recorder.profile().functions(&Symbols::read(&wasm));
         assert_eq!(functions.iter().map(|function| function.own).sum::<u64>(), before.get(), "{name}");
     }
+}
+
+#[test]
+fn what_a_stopped_call_used_is_in_the_profile_where_it_was_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let work = "(local $i i32) (local.set $i (i32.const 1000)) (loop $more (br_if $more (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))
+        (call $stumble)";
+    std::fs::write(dir.path().join("fall.wat"), counter("begin", work)).unwrap();
+    let output = aether(&["script", "profile", "fall.wat", "--out", "a.svg", "--output", "json"], dir.path());
+    assert_eq!(output.status.code(), Some(1));
+    let value: serde_json::Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", all(&output)));
+    assert!(value["outcome"].as_str().unwrap().contains("unreachable"), "{value}");
+    assert_eq!(value["trace"][0], "at stumble");
+    let own =
+        |name: &str| value["functions"].as_array().unwrap().iter().find(|row| row["function"] == name).unwrap()["own"].as_u64();
+    assert!(own("step") > Some(5_000) && own("stumble") > Some(0), "{value}");
 }
 
 #[test]

@@ -30,8 +30,9 @@ struct State {
     by_parent: HashMap<(usize, u32), usize>,
     stack: Vec<usize>,
     params: Vec<u32>,
-    /// Fuel that the probes have used in the call that runs.
+    /// Fuel that the probes have used in the call that runs, and what was recorded of it.
     probes: u64,
+    recorded: u64,
     /// Fuel that was left when somebody began or ended last, without that of the probes.
     last: i128,
 }
@@ -43,7 +44,9 @@ impl State {
     fn charge(&mut self, left: u64) {
         let left = i128::from(left) + i128::from(self.probes);
         if let Some(node) = self.stack.last().and_then(|at| self.nodes.get_mut(*at)) {
-            node.fuel += u64::try_from(self.last - left).unwrap_or(0);
+            let used = u64::try_from(self.last - left).unwrap_or(0);
+            node.fuel += used;
+            self.recorded += used;
         }
         self.last = left;
     }
@@ -109,11 +112,20 @@ impl Recorder {
         Ok(())
     }
 
-    /// A call begins; whatever the last one left on the stack (it was stopped) is over. Gives what the probes used in the last one.
-    pub fn begin_call(&self) -> u64 {
+    /// A call is over that used so much, probes and all. Gives what the script itself used. If it was stopped, what it used since a
+    /// function last began or ended is the innermost one's.
+    pub fn end_call(&self, fuel: u64) -> u64 {
         let mut state = self.state();
+        let rest = fuel.saturating_sub(state.recorded + state.probes);
+        if let Some(at) = state.stack.last().copied() {
+            state.recorded += rest;
+            if let Some(node) = state.nodes.get_mut(at) {
+                node.fuel += rest;
+            }
+        }
         state.stack.clear();
-        std::mem::take(&mut state.probes)
+        state.probes = 0;
+        std::mem::take(&mut state.recorded)
     }
 
     /// What was recorded.

@@ -55,16 +55,13 @@ pub(crate) fn run(args: &ProfileArgs, json: bool) -> CommandResult {
     manifest.limits.cpu_ms = TIME_MAX.as_millis() as u64;
     let mut sandbox = Sandbox::new(&runtime, &module, &manifest, &args.world, args.tick_hz, FUEL_MAX)?;
     let (mut worst, mut over, mut calls) = (0, 0, 0);
-    // A start function has run already.
-    let mut before = recorder.profile().fuel();
+    // A start function has run already: it is no part of the first call.
+    recorder.end_call(0);
     let mut end = MeteringOutcome::Completed;
     let mut last = "on_start";
-    recorder.begin_call();
     sandbox.run(args.ticks, |call, step, _| {
-        recorder.begin_call();
-        let fuel = recorder.profile().fuel();
-        let used = fuel - before;
-        (before, calls, end) = (fuel, calls + 1, step.outcome);
+        let used = recorder.end_call(step.fuel);
+        (calls, end) = (calls + 1, step.outcome);
         worst = worst.max(used);
         over += u64::from(used > limit);
         last = name_of(call);
@@ -88,7 +85,16 @@ pub(crate) fn run(args: &ProfileArgs, json: bool) -> CommandResult {
     if let Some(path) = &args.folded {
         write(path, (folded.join("\n") + "\n").as_bytes())?;
     }
-    let trace = sandbox.trace().map(|trace| trace_lines(&trace, &code.symbols, &project.dir)).unwrap_or_default();
+    let trace = match end {
+        MeteringOutcome::Completed => Vec::new(),
+        _ => {
+            // Where it ended, without the probes: they are not in the symbols. It does the same again.
+            let module = runtime.load(&code.wasm, None)?;
+            let mut plain = Sandbox::new(&runtime, &module, &manifest, &args.world, args.tick_hz, FUEL_MAX)?;
+            plain.run(args.ticks, |_, _, _| ());
+            plain.trace().map(|trace| trace_lines(&trace, &code.symbols, &project.dir)).unwrap_or_default()
+        }
+    };
     if json {
         let rows: Vec<_> = functions
             .iter()
