@@ -5,10 +5,13 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod abi;
+mod author;
 mod cli;
 mod compile;
+mod docs;
 mod hostile;
 mod layers;
+mod loadtest;
 mod metering;
 mod observe;
 mod program;

@@ -33,7 +33,10 @@ fn assert_refused(output: &Output, wanted: &[&str]) {
 
 #[test]
 fn script_check_describes_every_sample_script() {
-    for name in ["customer", "door", "flock", "greedy", "merchant", "patrol", "quest", "thief", "toybox", "weather"] {
+    for name in [
+        "customer", "door", "drill", "flock", "greedy", "merchant", "patrol", "quest", "thief", "toybox", "weather", "bell",
+        "keeper", "crier",
+    ] {
         let output = aether(&["script", "check", &format!("scripts/{name}/{name}.wasm")], &[]);
         assert_good(&output);
         assert!(out(&output).contains("is good") && out(&output).contains("SHA-256"), "{name}: {}", out(&output));

@@ -229,13 +229,14 @@ impl EventView {
         };
         match event {
             NodeEvent::Log { world, script, level, text } => view("log", *level, Some(world), Some(script), text.clone()),
-            NodeEvent::ScriptEnded { world, script, cause, parked, again } => {
+            NodeEvent::ScriptEnded { world, script, cause, parked, again, trace, .. } => {
                 let (level, follows) = match (parked, again) {
                     (true, _) => (0, "parked"),
                     (false, true) => (1, "ended, comes back"),
                     (false, false) => (1, "ended"),
                 };
-                view("script", level, Some(world), Some(script), format!("{follows}: {cause}"))
+                let place = trace.as_ref().map(|trace| format!(", in {trace}")).unwrap_or_default();
+                view("script", level, Some(world), Some(script), format!("{follows}: {cause}{place}"))
             }
             NodeEvent::Overload { world, action } => view("overload", 1, Some(world), None, action.clone()),
             NodeEvent::WorldEnded { world, cause, parked } => {
@@ -244,6 +245,10 @@ impl EventView {
             }
             NodeEvent::Cluster { text } => view("cluster", 2, None, None, text.clone()),
             NodeEvent::Reload { script, text } => view("reload", 2, None, Some(script), text.clone()),
+            NodeEvent::Live { script, version, worlds, swap_ms } => {
+                let text = format!("version {version} runs in {worlds} worlds after {swap_ms} ms, and is watched");
+                view("reload", 2, None, Some(script), text)
+            }
         }
     }
 }
@@ -390,6 +395,10 @@ pub struct World {
     pub tick_p99_us: f64,
     /// CPU time of a tick, microseconds.
     pub tick_max_us: f64,
+    /// CPU time of each tick of the last second, nanoseconds, in order; 256 at most.
+    pub ticks_ns: Vec<u32>,
+    /// The longest time between the beginnings of two ticks that follow each other, microseconds.
+    pub tick_gap_max_us: f64,
     /// The tick budget, microseconds.
     pub budget_us: f64,
     /// CPU time of the engine in a tick, microseconds.

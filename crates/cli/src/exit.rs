@@ -26,8 +26,9 @@ Variables:
 /// The code of an error.
 pub(crate) fn code(error: &(dyn std::error::Error + 'static)) -> ExitCode {
     let silent = match error.downcast_ref::<ClientError>() {
-        Some(ClientError::NoNode { .. } | ClientError::Late(_)) => true,
-        Some(ClientError::Problem(_) | ClientError::Answer(_)) | None => false,
+        Some(ClientError::NoNode { .. } | ClientError::NoAddress { .. } | ClientError::Late(_)) => true,
+        Some(ClientError::Problem(_) | ClientError::Answer(_) | ClientError::BadAddress(_) | ClientError::Authority { .. })
+        | None => false,
     };
     ExitCode::from(if silent { NO_ANSWER } else { FAILED })
 }

@@ -3,10 +3,12 @@
 //! Start with [`main`]; each command has a file. Not here: what the commands do to worlds and scripts.
 
 mod answer;
+mod author;
 mod cluster;
 mod config_file;
 mod doctor;
 mod exit;
+mod loadtest;
 mod logs;
 mod operate;
 mod progress;
@@ -49,9 +51,20 @@ enum Command {
     /// Look for what would keep a node from running well, and say how to mend it.
     #[command(after_help = "Example:\n  aether doctor cluster-config/three-node.toml --name a")]
     Doctor(doctor::DoctorArgs),
-    /// Try scripts without a server.
+    /// Load a node or a cluster with a scenario and report how it bore it; compare two reports.
+    #[command(
+        after_help = "Examples:\n  aether loadtest town --seconds 30 --report before\n  aether loadtest compare before after\n  aether loadtest failover.toml --nodes 3 --store postgres://aether@127.0.0.1:5432/scratch\n\nThe exit code is 1 if anything that the scenario expects does not hold."
+    )]
+    Loadtest(Box<loadtest::LoadtestArgs>),
+    /// Check, try, test and profile scripts without a server.
     #[command(subcommand)]
     Script(script::ScriptCommand),
+    /// Make what does not exist yet.
+    #[command(subcommand)]
+    Init(author::init::InitCommand),
+    /// Watch a script, build it when it changes, and bring it into a local world with its state kept.
+    #[command(after_help = author::dev::HELP)]
+    Dev(author::dev::DevArgs),
     /// Ask a running node.
     #[command(flatten)]
     Operate(operate::OperateCommand),
@@ -107,7 +120,10 @@ fn main() -> ExitCode {
         Command::Node(args) => cluster::node(&args),
         Command::Cluster(command) => cluster::cluster(&command),
         Command::Doctor(args) => doctor::run(&args, &cli.node),
-        Command::Script(command) => script::run(command),
+        Command::Loadtest(args) => loadtest::run(&args, cli.node.output()),
+        Command::Script(command) => script::run(command, cli.node.is_json()),
+        Command::Init(command) => author::init::run(&command),
+        Command::Dev(args) => author::dev::run(&args),
         Command::Operate(command) => operate::run(&command, &cli.node),
         Command::Token(command) => operate::data_dir(&cli.node).and_then(|dir| token::run(&command, &dir, cli.node.is_json())),
         Command::CheckConfig { file } => config_file::load(&file).map(|config| {

@@ -27,12 +27,16 @@ pub(crate) struct NodeArgs {
     /// For commands to a running node of a cluster: which of the file's nodes. The first, if it says nothing.
     #[arg(long, global = true, value_name = "NAME")]
     node: Option<String>,
-    /// For commands to a running node: how the answer is printed.
+    /// For commands to a running node, `script test` and `script profile`: how the answer is printed.
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     output: OutputFormat,
 }
 
 impl NodeArgs {
+    pub(crate) fn output(&self) -> OutputFormat {
+        self.output
+    }
+
     pub(crate) fn is_json(&self) -> bool {
         self.output == OutputFormat::Json
     }
@@ -429,7 +433,7 @@ fn how_far(client: &Client) -> Option<String> {
     ))
 }
 
-fn read_script(folder: &std::path::Path) -> Result<(String, Vec<u8>), Box<dyn std::error::Error>> {
+pub(crate) fn read_script(folder: &std::path::Path) -> Result<(String, Vec<u8>), Box<dyn std::error::Error>> {
     let read = |path: PathBuf| std::fs::read(&path).map_err(|error| format!("could not read {}: {error}", path.display()));
     let manifest = String::from_utf8(read(folder.join("script.toml"))?)?;
     let folder = folder.canonicalize()?;

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
 }
 
 /// The admin API and the dashboard at the address of the `[admin]` table.
-fn serve_admin(node: &Arc<Node>, config: &NodeConfig, base: &Path) -> Result<Option<HttpServer>, ServeError> {
+pub(crate) fn serve_admin(node: &Arc<Node>, config: &NodeConfig, base: &Path) -> Result<Option<HttpServer>, ServeError> {
     let Some(listen) = config.admin.listen else { return Ok(None) };
     let data_dir = base.join(&config.node.data_dir);
     let tls = config.admin.tls_cert.as_ref().zip(config.admin.tls_key.as_ref());

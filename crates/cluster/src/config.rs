@@ -5,7 +5,7 @@
 
 use aether_scripting::{ActionRates, AotTarget};
 use aether_types::{ScriptId, WorldId};
-use aether_world_runtime::{OverloadConfig, RestartRule, SchedulerConfig, Strategy, WorldConfig};
+use aether_world_runtime::{OverloadConfig, ReloadRule, RestartRule, SchedulerConfig, Strategy, WorldConfig};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -118,6 +118,10 @@ pub struct NodeSection {
     pub world_restart_period_seconds: f64,
     /// Checkpoints kept of each world, besides those that have a name.
     pub checkpoints_kept: u32,
+    /// Ticks that a new version of a script is watched before it is kept.
+    pub reload_watch_ticks: u32,
+    /// Times that a turn of it may cost of what one of the old version did; past it, it is rolled back.
+    pub reload_slower_max: f32,
     /// A file to which everything that leaves worlds is appended, a JSON object a line. For looking at a world from outside: it costs
     /// the tick threads the writing, and grows without end.
     pub outputs: Option<PathBuf>,
@@ -137,6 +141,8 @@ impl Default for NodeSection {
             world_restart_intensity: 5,
             world_restart_period_seconds: 60.0,
             checkpoints_kept: 2,
+            reload_watch_ticks: ReloadRule::default().watch_ticks,
+            reload_slower_max: ReloadRule::default().slower_max,
             outputs: None,
             otlp_endpoint: None,
         }
@@ -181,6 +187,8 @@ pub struct ServerSection {
     pub targets: Vec<AotTarget>,
     /// One bit pattern for NaNs: runs repeat on other machines, float code is up to 1.7 times slower.
     pub canonical_nans: bool,
+    /// Whether an end of a script says in which functions it was: for authors. Artifacts are larger and made anew.
+    pub traces: bool,
 }
 
 impl Default for ServerSection {
@@ -192,6 +200,7 @@ impl Default for ServerSection {
             default_memory_mb: 64,
             targets: Vec::new(),
             canonical_nans: false,
+            traces: false,
         }
     }
 }
@@ -397,6 +406,8 @@ impl NodeConfig {
                 "http://HOST:PORT of a collector on this machine or in its network",
             );
         }
+        c.range("node.reload_watch_ticks", self.node.reload_watch_ticks, 1..=10_000, "1 to 10000");
+        c.range("node.reload_slower_max", self.node.reload_slower_max, 1.0..=1e6, "1 to 1000000");
         if self.admin.tls_cert.is_some() != self.admin.tls_key.is_some() {
             c.bad("admin.tls_key", format!("{:?}", self.admin.tls_key), "set if, and only if, admin.tls_cert is");
         }

@@ -34,6 +34,9 @@ pub enum WorldState {
     Stopped,
 }
 
+/// Ticks of a second that are told one by one: more than the fastest world has.
+pub(crate) const TICKS_MAX: usize = 256;
+
 /// A world, over the last second.
 #[derive(Debug, Clone, Serialize, Default)]
 pub struct WorldStatus {
@@ -58,6 +61,10 @@ pub struct WorldStatus {
     pub tick_p99_us: f64,
     /// CPU time of a tick, microseconds.
     pub tick_max_us: f64,
+    /// CPU time of each tick of the last second, nanoseconds, in order; 256 of them at most.
+    pub ticks_ns: Arc<[u32]>,
+    /// The longest time between the beginnings of two ticks that follow each other, microseconds.
+    pub tick_gap_max_us: f64,
     /// The tick budget, microseconds.
     pub budget_us: f64,
     /// CPU time of the engine in a tick, microseconds, on average.

@@ -7,7 +7,7 @@ use crate::supervision::{End, Restarts};
 use aether_scripting::instance::{InstanceError, RandomState};
 use aether_scripting::manifest::ScriptManifest;
 use aether_scripting::{
-    ApiError, Call, InstanceSpec, MeteringOutcome, Reply, ScriptInstance, ScriptModule, Vec3, WorldContext, WorldMemory,
+    ApiError, Call, InstanceSpec, MeteringOutcome, Reply, ScriptInstance, ScriptModule, Trace, Vec3, WorldContext, WorldMemory,
 };
 use aether_types::{InstanceId, ScriptId, Tick, Version};
 use serde::{Deserialize, Serialize};
@@ -131,6 +131,8 @@ pub struct ScriptEnd {
     pub parked: bool,
     /// Whether it comes back by itself.
     pub again: bool,
+    /// Where it was, if its engine knows.
+    pub trace: Option<Box<Trace>>,
 }
 
 /// A message or event that ended its script twice: it is not given to it a third time.

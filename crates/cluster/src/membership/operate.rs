@@ -2,6 +2,7 @@
 
 use crate::membership::lease::boottime_ns;
 use crate::membership::status::{ClusterLink, ClusterNode, ClusterStatus, ClusterWorld};
+use crate::membership::view::View;
 use crate::membership::{Member, lock};
 use crate::placement::Plan;
 use aether_store::{NodeRow, NodeState, StoreError};
@@ -73,7 +74,10 @@ impl Member {
         let Some(row) = view.world(&id) else { return Err(format!("there is no world {world} in the cluster")) };
         let target = match node {
             Some(node) => match view.named(node) {
-                Some(row) if row.state == NodeState::Up => Some(node.to_owned()),
+                Some(row) if row.state == NodeState::Up => {
+                    self.may_be_on(&view, world, node)?;
+                    Some(node.to_owned())
+                }
                 Some(_) => return Err(format!("node {node} drains: it takes no worlds")),
                 None => return Err(format!("there is no node {node} that lives")),
             },
@@ -86,6 +90,19 @@ impl Member {
         self.tell_all();
         self.look();
         Ok(())
+    }
+
+    /// Placement would leave the world where it is: say so at once.
+    fn may_be_on(&self, view: &View, world: &str, node: &str) -> Result<(), String> {
+        let (nodes, worlds) = self.inputs(view);
+        let node = nodes.iter().find(|known| known.name == node);
+        let world = worlds.iter().find(|known| known.name == world);
+        let (Some(node), Some(world)) = (node, world) else { return Ok(()) };
+        let missing: Vec<_> = world.requires.difference(&node.labels).map(String::as_str).collect();
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(format!("world {} requires what node {} has not: {}", world.name, node.name, missing.join(", "))),
+        }
     }
 
     /// A node gives its worlds away, or takes them again.

@@ -103,14 +103,6 @@ pub enum NodeError {
         /// How many there are.
         count: usize,
     },
-    /// The checkpoint that an operator asked for cannot be read.
-    #[error("world {world}: checkpoint {name:?} is not there or cannot be read (see the events)")]
-    Checkpoint {
-        /// The world.
-        world: WorldId,
-        /// Which.
-        name: String,
-    },
     /// A cluster's file, and no word about which of its nodes this is.
     #[error("the file describes a cluster: start one of its nodes with `aether node FILE --name NAME`")]
     NoMember,
@@ -280,6 +272,7 @@ impl Node {
             compiler,
             pool: PoolSize { small: config.node.instances_small, large: config.node.instances_large },
             canonical_nans: config.server.canonical_nans,
+            traces: config.server.traces,
             // Nodes of a cluster believe each other's native code.
             trust_key: config.cluster.as_ref().and_then(|section| cluster_key(&base.join(&section.identity))),
             ..ServerRuntimeConfig::default()
@@ -418,6 +411,11 @@ impl Node {
     /// What happened.
     pub fn events(&self) -> &EventLog {
         &self.services.events
+    }
+
+    /// Tasks of the control runtime, the actors' own with them: a number that only grows is a leak.
+    pub fn tasks(&self) -> usize {
+        self.services.control.metrics().num_alive_tasks()
     }
 
     /// The server runtime.

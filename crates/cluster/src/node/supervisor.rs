@@ -12,9 +12,9 @@ use crate::trace;
 use crate::world::actor::{WorldActor, WorldArguments, WorldMessage};
 use crate::world::checkpoint;
 use crate::world::mailbox::Mailbox;
-use crate::world::start::{From, WorldPlan};
+use crate::world::start::WorldPlan;
 use aether_scripting::manifest::Restart;
-use aether_store::StoredCheckpoint;
+use aether_store::{Claim, StoredCheckpoint};
 use aether_types::{Generation, WorldId};
 use aether_world_runtime::{Decision, End, RestartRule, Restarts};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -61,7 +61,8 @@ struct World {
     actor: Option<ActorRef<WorldMessage>>,
     restarts: Restarts,
     /// Where the next start goes on from.
-    from: From,
+    /// Of its next start, if it is claimed already.
+    claim: Option<Claim>,
     attempt: u32,
     /// It is being released.
     leaving: bool,
@@ -122,7 +123,7 @@ impl Actor for NodeSupervisor {
                     phase,
                     actor: None,
                     restarts: Restarts::default(),
-                    from: From::default(),
+                    claim: None,
                     attempt: 0,
                     leaving: false,
                 };
@@ -281,7 +282,7 @@ impl SupervisorState {
             services,
             plan: world.plan.clone(),
             mailbox: Arc::clone(&world.mailbox),
-            from: std::mem::take(&mut world.from),
+            claim: world.claim.take(),
             phase: world.phase,
             restarts: world.restarts.total(),
         };
@@ -398,8 +399,9 @@ impl SupervisorState {
             return Err(format!("world {name} moves to another node: ask that one in a moment"));
         }
         let id = world.plan.world_id().map_err(|error| error.to_string())?;
-        let (store, wanted) = (Arc::clone(&self.services.store), checkpoint.clone());
-        let listed = self.services.blocking(move || store.load_checkpoints(&id)).await;
+        let (store, wanted) = (Arc::clone(&self.services.store), checkpoint);
+        let of = id.clone();
+        let listed = self.services.blocking(move || store.load_checkpoints(&of)).await;
         let listed = listed.map_err(|panic| format!("panic: {panic}"))?.map_err(|error| error.to_string())?;
         let known = |stored: &&StoredCheckpoint| stored.seq.to_string() == wanted || stored.name.as_ref() == Some(&wanted);
         let Some(found) = listed.iter().find(known) else {
@@ -414,9 +416,19 @@ impl SupervisorState {
             world.mailbox.end_life();
             let _ = actor.kill_and_wait(None).await;
         }
-        world.mailbox.record(FlightKind::Rest, format!("an operator puts it back to checkpoint {checkpoint}"));
-        world.from = From { claim: None, checkpoint: Some(checkpoint) };
+        world.mailbox.record(FlightKind::Rest, format!("an operator puts it back to checkpoint {wanted}"));
+        // Written down before it is answered: whatever its next start comes from, it goes on from there.
+        let (store, seq) = (Arc::clone(&self.services.store), found.seq);
+        let gone_back = self.services.blocking(move || {
+            let claim = store.claim(&id)?;
+            store.remove_checkpoints_after(&id, claim.generation, seq).map(|()| claim)
+        });
+        let gone_back = match gone_back.await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(panic) => Err(format!("panic: {panic}")),
+        };
+        let result = gone_back.map(|claim| world.claim = Some(claim));
         self.start(myself, name).await;
-        Ok(())
+        result.map_err(|error| format!("world {name} could not go back and goes on from its newest checkpoint: {error}"))
     }
 }

@@ -53,7 +53,7 @@ pub(crate) async fn prepare(
 ) -> Result<usize, String> {
     let loaded = load(member, services, script, version).await?;
     let (worlds, _) = reload::worlds_of(services, script);
-    let refused = reload::rehearse(services, &worlds, &reload::order(script, &loaded)).await;
+    let refused = reload::rehearse(services, &worlds, &reload::order(services, script, &loaded)).await;
     match refused.into_iter().next() {
         Some((world, reason)) => Err(format!("rehearsal in world {world}: {reason}")),
         None => Ok(worlds.len()),
@@ -122,7 +122,7 @@ pub(crate) async fn activate(
         let with_life = |(name, mailbox): &(String, Arc<Mailbox>)| (name.clone(), Arc::clone(mailbox), mailbox.life());
         all.entry(reload).or_insert(holding).worlds.extend(worlds.iter().map(with_life));
     });
-    let swapped = reload::swap(services, &worlds, &reload::order(script, &loaded)).await?;
+    let swapped = reload::swap(services, &worlds, &reload::order(services, script, &loaded)).await?;
     Ok((worlds.len(), swapped.unwrap_or(begun.elapsed()).as_millis() as u64))
 }
 

@@ -11,7 +11,7 @@ use crate::status::WorldState;
 use crate::world::hosted::{HostedWorld, Pace, Place};
 use crate::world::mailbox::{Control, Mailbox};
 use crate::world::pacer::Pacer;
-use crate::world::start::{self, From, WorldPlan};
+use crate::world::start::{self, WorldPlan};
 use aether_scripting::ScriptInstance;
 use aether_store::{Claim, Messages, StoreError};
 use aether_types::{ScriptId, Version};
@@ -66,7 +66,8 @@ pub(crate) struct WorldArguments {
     pub services: Arc<Services>,
     pub plan: WorldPlan,
     pub mailbox: Arc<Mailbox>,
-    pub from: From,
+    /// If it is claimed already.
+    pub claim: Option<Claim>,
     /// A place in the first period, so that not all worlds want the same moment: 0 to 1.
     pub phase: f64,
     pub restarts: u32,
@@ -118,7 +119,7 @@ impl Actor for WorldActor {
             reread: false,
             arguments,
         };
-        state.read(&myself, state.arguments.from.clone());
+        state.read(&myself, state.arguments.claim.clone());
         Ok(state)
     }
 
@@ -307,7 +308,7 @@ impl Actor for WorldActor {
 }
 
 impl WorldActorState {
-    fn read(&self, myself: &ActorRef<WorldMessage>, from: From) {
+    fn read(&self, myself: &ActorRef<WorldMessage>, claim: Option<Claim>) {
         let (services, plan, actor) = (Arc::clone(&self.arguments.services), self.arguments.plan.clone(), myself.clone());
         let (mailbox, life) = (Arc::clone(&self.arguments.mailbox), self.life);
         self.arguments.mailbox.set_state(WorldState::Starting);
@@ -318,7 +319,7 @@ impl WorldActorState {
                 if !mailbox.is_life(life) {
                     return Err(StoreError::Closed.into());
                 }
-                start::load(&inner, &plan, &from)
+                start::load(&inner, &plan, claim)
             };
             let loaded = services.blocking(load).await;
             let loaded = loaded.unwrap_or_else(|panic| Err(NodeError::Panic(panic)));
@@ -378,7 +379,7 @@ impl WorldActorState {
             tokio::task::spawn_blocking(move || drop(world));
             self.scripts.drain().for_each(|(_, actor)| actor.stop(None));
             self.life = arguments.mailbox.begin_life(myself.clone());
-            return self.read(myself, From { claim: Some(claim), checkpoint: None });
+            return self.read(myself, Some(claim));
         }
         let limits = arguments.plan.spec.limits(&services.config.limits);
         let now_ns = services.ticker.now_ns();
@@ -403,7 +404,7 @@ impl WorldActorState {
     fn wake(&mut self, myself: &ActorRef<WorldMessage>) {
         if let Some(claim) = self.asleep.take() {
             self.life = self.arguments.mailbox.begin_life(myself.clone());
-            self.read(myself, From { claim: Some(claim), checkpoint: None });
+            self.read(myself, Some(claim));
         }
     }
 

@@ -87,6 +87,11 @@ pub(crate) struct HostedWorld {
     busy_ns: u64,
     reload_told: Option<ReloadPhase>,
     ticks: Histogram<u32>,
+    /// The same one by one, for whoever adds up many worlds: quantiles cannot be.
+    ticks_ns: Vec<u32>,
+    /// When the last tick began.
+    ticked_ns: Option<u64>,
+    gap_max_ns: u64,
     totals: Totals,
     since_start: SinceStart,
 }
@@ -119,6 +124,9 @@ impl HostedWorld {
             reload_told: None,
             // To one percent; a tick of more than a second is recorded as one. 12 KiB, and there are thousands of these.
             ticks: Histogram::new_with_bounds(1, 1_000_000_000, 2).expect("these bounds are valid"),
+            ticks_ns: Vec::new(),
+            ticked_ns: None,
+            gap_max_ns: 0,
             totals: Totals::default(),
             since_start: SinceStart::default(),
         };
@@ -190,6 +198,9 @@ impl HostedWorld {
             return Round::Leave(Box::new(move |world| {
                 let _ = actor.cast(WorldMessage::Idle(world));
             }));
+        }
+        if let Some(before_ns) = self.ticked_ns.replace(now_ns) {
+            self.gap_max_ns = self.gap_max_ns.max(now_ns.saturating_sub(before_ns));
         }
         let (world_now_ns, dt) = (self.clock_base_ns.wrapping_add(now_ns), self.pacer.dt());
         let report = self.world.tick(world_now_ns, dt, &mut thread_cpu_ns);

@@ -263,12 +263,13 @@ mod tests {
             Inbound::Parcel(Parcel::Message { from: world("inn"), to: world("town"), number: 1, first: 1, data: Arc::from([]) })
         };
         let taken = || Inbound::Parcel(Parcel::Taken { from: world("inn"), to: world("town"), number: 1 });
+        let waiting = || mailbox.inbox().len();
         while mailbox.push(input()) {}
-        assert_eq!(mailbox.inbox().len(), INPUT_MAX);
+        assert_eq!(waiting(), INPUT_MAX);
         while mailbox.push(message()) {}
-        assert_eq!((mailbox.inbox().len(), mailbox.push(input())), (MESSAGES_MAX, false));
+        assert_eq!((waiting(), mailbox.push(input())), (MESSAGES_MAX, false));
         while mailbox.push(taken()) {}
-        assert_eq!((mailbox.inbox().len(), mailbox.push(message()), mailbox.push(input())), (INBOX_MAX, false, false));
+        assert_eq!((waiting(), mailbox.push(message()), mailbox.push(input())), (INBOX_MAX, false, false));
         let refused = [&mailbox.input_refused, &mailbox.parcels_refused].map(|refused| refused.load(Ordering::Relaxed));
         assert_eq!(refused, [3, 3]);
         assert_eq!(mailbox.take().len(), INBOX_MAX);

@@ -5,7 +5,7 @@
 use super::HostedWorld;
 use crate::events::NodeEvent;
 use crate::flight::{self, FlightKind};
-use crate::status::{WorldState, WorldStatus, count};
+use crate::status::{TICKS_MAX, WorldState, WorldStatus, count};
 use aether_world_runtime::{OverloadAction, ReloadPhase, TickReport};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,6 +37,9 @@ pub(super) struct SinceStart {
 impl HostedWorld {
     pub(super) fn account(&mut self, report: &TickReport) {
         self.ticks.saturating_record(report.close.used_ns.max(1));
+        if self.ticks_ns.len() < TICKS_MAX {
+            self.ticks_ns.push(u32::try_from(report.close.used_ns).unwrap_or(u32::MAX));
+        }
         if report.close.used_ns > self.world.config().scheduler.budget_ns {
             self.since_start.over_budget_ticks += 1;
         }
@@ -71,9 +74,11 @@ impl HostedWorld {
             self.place.services.events.push(NodeEvent::ScriptEnded {
                 world: world.to_owned(),
                 script: end.name.clone(),
+                version: end.version,
                 cause,
                 parked: end.parked,
                 again: end.again,
+                trace: end.trace.clone(),
             });
         }
         if let Some(action) = report.overload {
@@ -134,6 +139,8 @@ impl HostedWorld {
             tick_p50_us: us(self.ticks.value_at_quantile(0.5)),
             tick_p99_us: us(self.ticks.value_at_quantile(0.99)),
             tick_max_us: us(self.ticks.max()),
+            ticks_ns: Arc::from(self.ticks_ns.as_slice()),
+            tick_gap_max_us: us(self.gap_max_ns),
             budget_us: us(self.world.config().scheduler.budget_ns),
             engine_us: us(self.totals.engine_ns) / ticks.max(1) as f64,
             utilisation: self.world.utilisation(),
@@ -160,6 +167,8 @@ impl HostedWorld {
             scripts: Arc::new(scripts),
         };
         self.ticks.reset();
+        self.ticks_ns.clear();
+        self.gap_max_ns = 0;
         (self.totals.turns, self.totals.deferred, self.totals.engine_ns) = (0, 0, 0);
         // One that was replaced has nothing to say any more.
         if self.place.mailbox.is_life(self.place.life) {
