@@ -61,7 +61,7 @@ class Screen:
 
 
 def colours(drawn):
-    return len(re.findall(rb"\x1b\[(?:\d+;)*3[0-9]", drawn))
+    return len(re.findall(rb"\x1b\[(?:\d+;)*3[0-8](?:;\d+)*m", drawn))
 
 
 screen = Screen({})

@@ -119,7 +119,7 @@ impl Actor for WorldActor {
             reread: false,
             arguments,
         };
-        state.read(&myself, state.arguments.claim.clone());
+        state.read(&myself, state.arguments.claim);
         Ok(state)
     }
 
