@@ -19,9 +19,17 @@ long:
 chaos:
     AETHER_LONG=1 cargo test --release --workspace --test cluster -- --nocapture chaos
 
+# Three nodes are upgraded one after the other from another build of the program, with every world up: `just rolling OLD_BINARY`.
+rolling OLD:
+    OLD_AETHER={{OLD}} cargo test --workspace --test cluster -- --nocapture all_nodes_can_be_restarted
+
 # The figures of a cluster: failover, moves, drain, reload, calls between nodes.
 figures:
     cargo test --release --workspace --test cluster -- --ignored --nocapture --test-threads 1 figures
+
+# From save to live in `aether dev`.
+live:
+    cargo test --release --workspace --test all -- --ignored --nocapture author::figures
 
 # Three nodes and a PostgreSQL on this machine.
 three:
@@ -39,9 +47,25 @@ fmt:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+# The book (docs/) as a site, with mdBook.
+book:
+    mdbook serve docs
+
+# Write what the documents show of the code anew: settings, limits, host functions, sources.
+bless:
+    AETHER_BLESS=1 cargo test --workspace --test all docs::
+
 # Aether beside bare wasmtime; parts by name, all by default.
 bench *PARTS:
     cargo run --release -p aether-bench -- {{PARTS}}
+
+# A scenario of cluster-config/loadtest (or a file): `just loadtest town --seconds 30 --report before`.
+loadtest SCENARIO *ARGS:
+    cargo run --release -- loadtest {{SCENARIO}} {{ARGS}}
+
+# Towns with reloads, crashes and players for so many minutes, in which nothing may grow.
+soak MINUTES="60" *ARGS:
+    cargo run --release -- loadtest soak --minutes {{MINUTES}} {{ARGS}}
 
 # Build the game scripts, all or by name.
 scripts *NAMES:

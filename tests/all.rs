@@ -5,12 +5,16 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod abi;
+mod author;
 mod cli;
 mod compile;
+mod docs;
 mod gateway;
 mod hostile;
 mod layers;
+mod loadtest;
 mod metering;
+mod observe;
 mod program;
 mod records;
 mod registry;

@@ -20,7 +20,7 @@ pub fn program() -> &'static Path {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo
             .current_dir(root())
-            .args(["build", "--offline", "--quiet", "--package", "aether", "--bin", "aether", "--target-dir"])
+            .args(["build", "--offline", "--quiet", "--workspace", "--bin", "aether", "--target-dir"])
             .arg(profile.parent().unwrap());
         if profile.ends_with("release") {
             cargo.arg("--release");

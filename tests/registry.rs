@@ -123,6 +123,33 @@ fn a_version_that_is_rolled_back_is_forgotten_and_its_number_is_not_used_again()
 }
 
 #[test]
+fn a_file_that_was_published_and_refused_does_not_come_back_with_the_next_start() {
+    let site = site();
+    let bad = || source("keeper", Code { on_tick: "unreachable", mark: 2, ..Code::default() });
+    let node = site.start();
+    publish(&node, keeper(3));
+    site.put("keeper", &bad());
+    assert!(node.publish(bad()).is_err());
+    node.collect().unwrap();
+    stop(node);
+
+    for _ in 0..2 {
+        let node = site.start();
+        assert_eq!(active(&node, "keeper"), Some(2));
+        let said = ask(&node, "arena", "keeper");
+        assert_eq!((said.by, said.mark), (2, 3), "{said:?}");
+        assert!(story(&node).contains("was published before and was refused"), "{}", story(&node));
+        // What removes old sources leaves the one that the file has: it would be a new one.
+        node.collect().unwrap();
+        stop(node);
+    }
+    site.put("keeper", &keeper(5));
+    let node = site.start();
+    assert_eq!(ask(&node, "arena", "keeper").mark, 5);
+    stop(node);
+}
+
+#[test]
 fn a_rollback_brings_back_the_version_before_with_the_state_and_it_lasts() {
     let site = site();
     let node = site.start();

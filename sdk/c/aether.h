@@ -1,7 +1,7 @@
 /* What an author of Aether scripts in C includes. Freestanding: no libc, no other file.
  *
  *     #include "aether.h"
- *     AETHER_SCRIPT(4096)
+ *     AETHER_SCRIPT(4096);
  *     AETHER_EXPORT(on_start) void on_start(void) { aether_log(AETHER_INFO, "hello"); }
  *
  * Build:

@@ -54,6 +54,45 @@ impl Database {
         database
     }
 
+    /// A second server that has all that this one has, and gets what is committed here before that is acknowledged.
+    #[track_caller]
+    pub fn standby(&self) -> Database {
+        let dir = tempfile::Builder::new().prefix("aether-standby-").tempdir().unwrap();
+        let mut standby = Database { dir, bin: self.bin.clone(), port: free_port(), user: self.user, server: None };
+        if let Some((user, group)) = standby.user {
+            chown(standby.dir.path(), Some(user), Some(group)).unwrap();
+        }
+        let mut copy = standby.program("pg_basebackup");
+        let primary = format!("host=127.0.0.1 port={} user=aether application_name=standby", self.port);
+        copy.args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", &primary, "-D"]).arg(standby.data());
+        let output = copy.output().unwrap();
+        assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+        standby.begin();
+        self.wait_for_standbys(true);
+        let deadline = Instant::now() + DEADLINE;
+        while self.query("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'").unwrap().trim() != "1" {
+            assert!(Instant::now() < deadline, "the standby does not follow\n{}", standby.log());
+            sleep(Duration::from_millis(20));
+        }
+        standby
+    }
+
+    /// From now on a commit is over only when a standby has it too: never, if there is none. As a disk that hangs.
+    #[track_caller]
+    pub fn wait_for_standbys(&self, wait: bool) {
+        let names = if wait { "*" } else { "" };
+        // Two statements: the first is not allowed in a transaction with another.
+        self.query(&format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'")).unwrap();
+        self.query("SELECT pg_reload_conf()").unwrap();
+    }
+
+    /// A standby becomes the server that is written to.
+    #[track_caller]
+    pub fn promote(&self) {
+        let promoted = self.query("SELECT pg_promote()").unwrap();
+        assert_eq!(promoted.trim(), "t", "{}", self.log());
+    }
+
     fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }

@@ -95,11 +95,20 @@ const RECEIVER: &str = r#"
 /// Shows and keeps its mark, which tells versions apart. `trap`: what it does wrong, in `on_tick` or in `restore_state`.
 pub fn banner(mark: u32, trap: Trap) -> String {
     let [tick, restore] = [Trap::InTick, Trap::InRestore].map(|place| if trap == place { "(unreachable)" } else { "" });
+    // After as many ticks as are sure to be seen, and before a reload is over.
+    let later = match trap {
+        Trap::Later => {
+            "(global.set $ticks (i32.add (global.get $ticks) (i32.const 1)))
+      (if (i32.gt_u (global.get $ticks) (i32.const 30)) (then (unreachable)))"
+        }
+        _ => "",
+    };
     format!(
         r#"(module {COMMON}
   (data (i32.const 0) "markbanner")
+  (global $ticks (mut i32) (i32.const 0))
   (func (export "on_tick") (param f32)
-    {tick}
+    {tick} {later}
     (drop (call $write (i32.const 0) (i32.const 4) (i64.const {mark})))
     (drop (call $show (i32.const 4) (i32.const 6) (i64.const {mark}))))
   (func (export "save_state") (result i64) (i64.const 0))
@@ -113,6 +122,8 @@ pub enum Trap {
     Nowhere,
     /// After it has come into worlds.
     InTick,
+    /// After some ticks in which it shows its mark.
+    Later,
     /// When it is tried out.
     InRestore,
 }

@@ -4,9 +4,12 @@
 //! Not here: publishing (`reload.rs`), failures (`faults.rs`).
 
 use super::load::TICK_HZ;
+use super::proxy::Mode;
 use super::rig::{CALM, Cluster, NODES};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Longer than any world may be away while it is handed over, on a machine that also compiles the tests.
@@ -108,9 +111,16 @@ fn a_node_that_is_drained_gives_all_its_worlds_away_and_takes_none_until_it_may_
     sound(cluster);
 }
 
+/// With a variable `OLD_AETHER` that names another build of the program, nodes begin as that one: a rolling upgrade.
 #[test]
 fn all_nodes_can_be_restarted_one_after_the_other_with_every_world_up() {
-    let mut cluster = Cluster::start(6, CALM);
+    let mut cluster = Cluster::prepare(6, CALM);
+    let old = std::env::var_os("OLD_AETHER").map(PathBuf::from);
+    for node in NODES {
+        cluster.set_binary(node, old.clone());
+        cluster.start_process(node);
+    }
+    cluster.settle();
     let begin = Instant::now();
     for node in NODES {
         let worlds = cluster.worlds_of(node);
@@ -119,13 +129,67 @@ fn all_nodes_can_be_restarted_one_after_the_other_with_every_world_up() {
         cluster.taken_over(&worlds);
         cluster.go_on(3);
         cluster.check();
+        cluster.set_binary(node, None);
         cluster.start_node(node);
         cluster.settle();
+        // Old and new ones understand each other.
+        cluster.deliver();
     }
     let away: BTreeMap<_, _> = cluster.ring.iter().map(|world| (world, cluster.watch.longest(world, begin))).collect();
     eprintln!("all three restarted in {:?}; nothing left a world for at most {away:?}", begin.elapsed());
     assert!(away.values().all(|away| *away < AWAY_MAX), "{away:?}");
     sound(cluster);
+}
+
+#[test]
+fn a_question_about_a_world_is_answered_by_its_node_and_every_other_one_names_that() {
+    let cluster = Cluster::start(3, CALM);
+    let owner = cluster.owner("w2").unwrap();
+    for node in NODES {
+        for question in [&["describe", "w2"][..], &["checkpoint", "w2"], &["suspend", "w2", "diary"], &["resume", "w2", "diary"]]
+        {
+            let answer = cluster.ask(node, question);
+            match node == owner {
+                true => assert!(answer.is_ok(), "{question:?}: {answer:?}"),
+                false => assert!(
+                    answer.as_ref().is_err_and(|error| error.contains(&format!("runs on node {owner}"))),
+                    "{node}, {question:?}: {answer:?}"
+                ),
+            }
+        }
+        assert!(cluster.ask(node, &["describe", "nowhere"]).is_err());
+    }
+    sound(cluster);
+}
+
+#[test]
+fn nodes_take_new_certificates_for_their_next_links_without_a_restart() {
+    let mut cluster = Cluster::start(3, CALM);
+    for round in 0..2 {
+        for node in NODES {
+            cluster.issue(node);
+        }
+        if round == 1 {
+            // Who has no good one any more is let in by nobody, until it has one again.
+            let identity = cluster.dir().join("identity/b");
+            let spoiled = fs::read_dir(&identity).unwrap().flatten().map(|entry| entry.path());
+            for path in spoiled.filter(|path| path.extension().is_some_and(|extension| extension != "toml")) {
+                fs::write(&path, "nothing").unwrap();
+            }
+        }
+        cluster.harm_link("a", "b", Mode::Cut);
+        cluster.harm_link("b", "c", Mode::Cut);
+        cluster.go_on(5);
+        cluster.heal();
+        if round == 1 {
+            cluster.issue("b");
+        }
+        cluster.deliver();
+        cluster.check();
+    }
+    cluster.settle();
+    cluster.deliver();
+    cluster.check();
 }
 
 #[test]

@@ -82,6 +82,55 @@ fn a_version_published_on_one_node_comes_into_the_worlds_of_all_and_a_bad_one_in
 }
 
 #[test]
+fn a_canary_is_tried_out_in_so_many_worlds_and_only_a_good_one_comes_into_the_others() {
+    let mut cluster = Cluster::start(6, CALM);
+    assert_eq!(agree(&mut cluster), 1);
+    // What each world has shown of a version that comes to an end in its ticks.
+    let bad = put_banner(cluster.dir(), 7, Trap::Later);
+    let mut command = cluster.begin("a", &["publish", bad.to_str().unwrap(), "--canary", "2"]);
+    let mut tried = BTreeSet::new();
+    let status = cluster.until("the bad version is given up", |cluster| {
+        tried.extend(cluster.ring.iter().filter(|world| cluster.watch.newest(world).1.mark == 7).cloned());
+        command.ended()
+    });
+    assert!(!status.success());
+    assert_eq!(agree(&mut cluster), 1);
+    assert_eq!(tried.len(), 2, "{tried:?}");
+    // Of each node in turn.
+    let nodes: BTreeSet<_> = tried.iter().map(|world| cluster.owner(world)).collect();
+    assert_eq!(nodes.len(), 2, "{tried:?}");
+
+    let good = put_banner(cluster.dir(), 8, Trap::Nowhere);
+    let mut command = cluster.begin("b", &["publish", good.to_str().unwrap(), "--canary", "2"]);
+    let mut sizes = BTreeSet::new();
+    let status = cluster.until("the good version serves", |cluster| {
+        sizes.insert(cluster.ring.iter().filter(|world| cluster.watch.newest(world).1.mark == 8).count());
+        command.ended()
+    });
+    assert!(status.success());
+    assert!(sizes.contains(&2) && sizes.iter().all(|size| *size <= 2 || *size >= 3), "{sizes:?}");
+    assert_eq!(agree(&mut cluster), 8);
+    sound(cluster);
+}
+
+#[test]
+fn native_code_that_one_node_has_compiled_is_fetched_by_the_others() {
+    let mut cluster = Cluster::prepare(3, CALM);
+    for node in NODES {
+        cluster.set_variables(node, &[("AETHER_LOG", "aether_cluster=info")]);
+        cluster.start_process(node);
+    }
+    cluster.settle();
+    publish(&cluster, "b", 2, Trap::Nowhere).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(agree(&mut cluster), 2);
+    for node in ["a", "c"] {
+        assert!(cluster.logged(node, "native code from another node"), "{node} has compiled it itself");
+    }
+    assert!(!cluster.logged("b", "native code from another node"));
+    sound(cluster);
+}
+
+#[test]
 fn a_node_that_was_away_when_a_version_was_published_starts_with_it() {
     let mut cluster = Cluster::start(6, LEASE);
     let worlds = cluster.worlds_of("c");

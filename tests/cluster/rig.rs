@@ -47,6 +47,8 @@ pub struct Cluster {
     processes: Processes,
     pub(super) before: Worlds<Kept>,
     lease: Duration,
+    /// Where nodes find the store, if not behind their proxies.
+    pub store: Option<String>,
     /// Nodes that were asked to end.
     pub(super) ending: Vec<String>,
     dir: Option<tempfile::TempDir>,
@@ -65,6 +67,8 @@ pub(super) struct Node {
     pub lives: u32,
     /// Variables of its process.
     variables: Vec<(String, String)>,
+    /// What its process runs, if not the program that is tested.
+    binary: Option<PathBuf>,
 }
 
 /// A process that ends with this test.
@@ -73,12 +77,16 @@ pub struct Running(Child);
 impl Running {
     /// It dies also when the test's thread ends in whatever way.
     pub fn spawn(arguments: &[&str], variables: &[(String, String)], out: File, err: File) -> Running {
+        Running::spawn_binary(program(), arguments, variables, out, err)
+    }
+
+    fn spawn_binary(binary: &Path, arguments: &[&str], variables: &[(String, String)], out: File, err: File) -> Running {
         let mut command = match Path::new("/usr/bin/setpriv").exists() {
             true => Command::new("/usr/bin/setpriv"),
-            false => Command::new(program()),
+            false => Command::new(binary),
         };
-        if command.get_program() != program() {
-            command.args(["--pdeathsig", "KILL", "--"]).arg(program());
+        if command.get_program() != binary {
+            command.args(["--pdeathsig", "KILL", "--"]).arg(binary);
         }
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AETHER_")) {
             command.env_remove(name);
@@ -168,7 +176,7 @@ impl Cluster {
             let own = name.clone();
             let front = Proxy::before(listen, who(&processes));
             let database = Proxy::before(port, Box::new(move |_, _| Some(own.clone())));
-            (name, Node { listen, front, database, process: None, lives: 0, variables: Vec::new() })
+            (name, Node { listen, front, database, process: None, lives: 0, variables: Vec::new(), binary: None })
         };
         let nodes = NODES.iter().map(node).collect();
         let mut cluster = Cluster {
@@ -180,6 +188,7 @@ impl Cluster {
             processes,
             before: Worlds::new(),
             lease,
+            store: None,
             ending: Vec::new(),
             dir: Some(dir),
             _turn: turn,
@@ -264,13 +273,15 @@ impl Cluster {
             let path = self.path(&format!("{what}-{name}-{}", node.lives + 1));
             OpenOptions::new().create_new(true).append(true).open(path).unwrap()
         };
-        let (file, store) = (self.path("cluster.toml"), self.database.url(node.database.port));
+        let file = self.path("cluster.toml");
+        let store = self.store.clone().unwrap_or_else(|| self.database.url(node.database.port));
         let file = file.to_str().unwrap();
         let arguments = ["node", file, "--name", name, "--store", &store, "--json"];
         let mut variables = node.variables.clone();
         let cache = self.path(&format!("cache-{name}"));
         variables.push(("AETHER_SERVER_AOT_CACHE_DIR".to_owned(), cache.to_str().unwrap().to_owned()));
-        let process = Running::spawn(&arguments, &variables, log("out"), log("err"));
+        let binary = node.binary.as_deref().unwrap_or(program());
+        let process = Running::spawn_binary(binary, &arguments, &variables, log("out"), log("err"));
         self.processes.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), process.0.id());
         let node = self.nodes.get_mut(name).unwrap();
         (node.process, node.lives) = (Some(process), node.lives + 1);
@@ -281,6 +292,23 @@ impl Cluster {
     pub fn set_variables(&mut self, name: &str, variables: &[(&str, &str)]) {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         self.nodes.get_mut(name).unwrap().variables = variables.iter().map(own).collect();
+    }
+
+    /// What the next lives of a node run: another build of the program, or the one that is tested.
+    pub fn set_binary(&mut self, name: &str, binary: Option<PathBuf>) {
+        self.nodes.get_mut(name).unwrap().binary = binary;
+    }
+
+    /// Change the cluster file, before any node has read it.
+    pub fn edit(&self, change: impl FnOnce(String) -> String) {
+        let path = self.path("cluster.toml");
+        fs::write(&path, change(fs::read_to_string(&path).unwrap())).unwrap();
+    }
+
+    /// Whether the node's present life has logged this.
+    pub fn logged(&self, name: &str, what: &str) -> bool {
+        let path = self.path(&format!("err-{name}-{}", self.nodes[name].lives));
+        fs::read_to_string(path).is_ok_and(|text| text.contains(what))
     }
 
     /// Whether the node's present life has printed a line that begins so.

@@ -98,6 +98,16 @@ def world(browser, name):
     page.get_by_label(f"resume {script}", exact=True).click()
     expect(row).not_to_contain_text("suspended", timeout=10_000)
     assert state() != "suspended"
+    # What it may use and how much it does, and what happened to it.
+    limits = page.locator("section[aria-label=Limits]")
+    expect(limits.locator(".limit")).to_have_count(6, timeout=10_000)
+    expect(limits.locator("[data-name=scripts_max]")).to_contain_text(f"{len(scripts)} of ")
+    expect(limits.locator("#hits")).to_contain_text("none since the world started")
+    page.click("#flight")
+    record = page.locator("dialog ul[aria-label='Flight record'] > li")
+    expect(record.filter(has_text="suspended by an operator")).to_have_count(1)
+    assert record.count() == len(api(f"/v1/worlds/{name}/flight")["events"])
+    page.keyboard.press("Escape")
     # Save under a name, and restore it.
     page.click("#checkpoint")
     page.fill("dialog input[name=name]", "noon")

@@ -29,6 +29,12 @@ pub fn tools() -> &'static Path {
     })
 }
 
+/// The machine's, or the one that was fetched.
+pub fn promtool() -> PathBuf {
+    let found = Command::new("promtool").arg("--version").output().is_ok();
+    if found { PathBuf::from("promtool") } else { tools().join("promtool") }
+}
+
 /// Run one of the Python files.
 #[track_caller]
 pub fn python(file: &str, arguments: &[&str]) {
@@ -280,6 +286,14 @@ fn a_node_is_ready_when_its_worlds_tick_and_not_when_one_is_parked() {
     wait("the world to be missed", || ready().status == 503);
     wait("it to be parked", || ready().json()["reasons"][0]["reason"].as_str().is_some_and(|reason| reason.contains("parked")));
     assert_eq!(ready().json()["reasons"][0]["world"], "yard-2");
+    // What led to it is kept, for whoever comes in the morning.
+    let records =
+        || std::fs::read_dir(served.dir.path().join("data/flight")).into_iter().flatten().map(|file| file.unwrap().path());
+    let of_it = |path: &PathBuf| path.extension().is_some_and(|end| end == "json") && path.to_string_lossy().contains("yard-2-");
+    wait("its flight record", || records().any(|path| of_it(&path)));
+    let record: Value = serde_json::from_slice(&std::fs::read(records().find(of_it).unwrap()).unwrap()).unwrap();
+    assert!(record["reason"].as_str().unwrap().starts_with("world parked: "), "{record:#}");
+    assert_eq!(record["events"].as_array().unwrap().last().unwrap()["kind"], "parked");
     assert_eq!(served.ask("GET", "/healthz", None, &Value::Null).status, 200);
     let token = served.token(Role::Operator);
     assert_eq!(served.ask("POST", "/v1/worlds/yard-2/resume", Some(&token), &Value::Null).status, 200);
@@ -323,10 +337,8 @@ fn the_metrics_are_what_promtool_calls_good() {
     let token = served.token(Role::Viewer);
     let text = served.get("/metrics", &token);
     assert_eq!(text.status, 200);
-    let found = Command::new("promtool").arg("--version").output().is_ok();
-    let promtool = if found { PathBuf::from("promtool") } else { tools().join("promtool") };
     let mut check =
-        Command::new(promtool).args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Command::new(promtool()).args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     check.stdin.take().unwrap().write_all(&text.body).unwrap();
     let output = check.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

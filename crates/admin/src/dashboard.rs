@@ -29,6 +29,8 @@ files! {
     "world.js" "text/javascript; charset=utf-8",
     "scripts.js" "text/javascript; charset=utf-8",
     "events.js" "text/javascript; charset=utf-8",
+    "limits.js" "text/javascript; charset=utf-8",
+    "cluster.js" "text/javascript; charset=utf-8",
 }
 
 /// Give a file.

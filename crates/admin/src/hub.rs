@@ -1,6 +1,6 @@
 //! Looks at the node every now and then, and tells all who listen: one look for many listeners.
 //!
-//! [`Hub`] owns a thread. It stamps events with a time, keeps the last minutes of every world, feels their pulse, adds up what metrics
+//! [`Hub`] owns a thread. It numbers events, keeps the last minutes of every world, feels their pulse, adds up what metrics
 //! count, and sends a summary a second to listeners. A listener that does not keep up is dropped, never buffered for: its queue is
 //! short and its connection is closed. Not here: what the summary says (`summary`), HTTP (`api`).
 
@@ -149,9 +149,11 @@ impl Hub {
     pub fn metrics(&self, metrics: &crate::metrics::Metrics, gateway: Option<&Counts>) -> String {
         let (status, cluster) = (self.shared.node.status(), self.shared.node.cluster());
         let readiness = self.readiness();
+        let disk = rustix::fs::statvfs(self.shared.node.data_dir()).ok();
+        let disk = disk.map(|disk| (disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize)));
         let mut seen = self.shared.seen();
         seen.tally.look(&status.worlds);
-        metrics.render(&status, cluster.as_ref(), gateway, &seen.tally, readiness.ready)
+        metrics.render(&status, cluster.as_ref(), gateway, &seen.tally, readiness.ready, disk)
     }
 
     /// Listen from now on. `since`: the number of the last event that they know.
@@ -279,10 +281,10 @@ fn message(kind: &str, id: Option<u64>, data: &impl Serialize) -> Bytes {
 
 impl Seen {
     fn take_events(&mut self, node: &Node) {
-        let (new, count) = node.events().since(self.seq);
-        let (time, first) = (clock::now_ms(), count - new.len() as u64);
-        for (i, event) in new.iter().enumerate() {
-            self.events.push_back(EventView::new(first + 1 + i as u64, time, event));
+        let (new, count) = node.events().timed_since(self.seq);
+        let first = count - new.len() as u64;
+        for (i, (time, event)) in new.iter().enumerate() {
+            self.events.push_back(EventView::new(first + 1 + i as u64, *time, event));
         }
         self.seq = count;
         let excess = self.events.len().saturating_sub(EVENTS_MAX);
@@ -334,7 +336,7 @@ mod tests {
 
     fn status() -> NodeStatus {
         let world = WorldStatus { name: "town".into(), state: WorldState::Ticking, ..WorldStatus::default() };
-        NodeStatus { name: "n".into(), worlds: vec![world] }
+        NodeStatus { name: "n".into(), worlds: vec![world], ..NodeStatus::default() }
     }
 
     #[tokio::test]

@@ -159,6 +159,18 @@ pub enum Request {
         /// More of the query; may be empty.
         filters: String,
     },
+    /// The nodes of the cluster, or this one alone.
+    Nodes,
+    /// Worlds of the cluster, with a query (`sort=load&limit=100`).
+    Worlds(String),
+    /// One world with its scripts.
+    World(String),
+    /// Reloads that go on.
+    Reloads,
+    /// The last things that happened to a world.
+    Flight(String),
+    /// What a world may use; of all worlds of the node without a name.
+    Limits(Option<String>),
     /// Whether every world that should tick does. Its answer is an error's if one does not.
     Ready,
 }
@@ -189,6 +201,13 @@ impl Request {
             Request::Restore(world) => ("POST", format!("/v1/worlds/{world}/restore")),
             Request::SetAside(world) => ("GET", format!("/v1/worlds/{world}/set-aside")),
             Request::Events { since, filters } => ("GET", format!("/v1/events?since={since}&{filters}")),
+            Request::Nodes => ("GET", "/v1/nodes".into()),
+            Request::Worlds(query) => ("GET", format!("/v1/worlds?{query}")),
+            Request::World(world) => ("GET", format!("/v1/worlds/{world}")),
+            Request::Reloads => ("GET", "/v1/reloads".into()),
+            Request::Flight(world) => ("GET", format!("/v1/worlds/{world}/flight")),
+            Request::Limits(Some(world)) => ("GET", format!("/v1/worlds/{world}/limits")),
+            Request::Limits(None) => ("GET", "/v1/limits".into()),
             Request::Ready => ("GET", "/readyz".into()),
         }
     }

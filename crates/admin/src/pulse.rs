@@ -9,24 +9,28 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 /// A world says where it is about once a second, or once a tick if that is longer.
+const SAID: Duration = Duration::from_secs(1);
+/// A machine that does much else makes a world late, and is ready all the same.
 const QUIET_MIN: Duration = Duration::from_secs(4);
-/// A world of which one tick was seen: the slowest that may be configured takes ten seconds for one.
-const QUIET_FIRST: Duration = Duration::from_secs(25);
 /// So many of its own periods.
-const PERIODS: u32 = 3;
+const PERIODS: f64 = 3.0;
+/// Of a world that has not said how often it ticks: the slowest that may be configured takes ten seconds for one.
+const HZ_MIN: f64 = 0.1;
 
 struct Beat {
     tick: u64,
     /// When the tick number was seen to rise.
     at: Duration,
-    /// The last times between two rises. The shortest counts: a stall is not a habit.
-    gaps: [Option<Duration>; 4],
 }
 
-impl Beat {
-    fn quiet_max(&self) -> Duration {
-        self.gaps.iter().flatten().min().map_or(QUIET_FIRST, |gap| (*gap * PERIODS).max(QUIET_MIN))
-    }
+/// How long a world may be quiet that ticks so often.
+fn quiet_max(tick_hz: f64) -> Duration {
+    (SAID + Duration::from_secs_f64(PERIODS / tick_hz.max(HZ_MIN))).max(QUIET_MIN)
+}
+
+/// A world that begins says how often it ticks with its first tick.
+fn hz(world: &WorldStatus) -> f64 {
+    if world.tick_hz > 0.0 { world.tick_hz } else { HZ_MIN }
 }
 
 /// When each world's tick number last rose.
@@ -39,15 +43,10 @@ impl Pulse {
         for world in worlds {
             match self.0.get_mut(&world.name) {
                 None => {
-                    self.0.insert(world.name.clone(), Beat { tick: world.tick, at: now, gaps: [None; 4] });
+                    self.0.insert(world.name.clone(), Beat { tick: world.tick, at: now });
                 }
-                Some(beat) if !should_tick(&world.state) => *beat = Beat { tick: world.tick, at: now, gaps: [None; 4] },
                 // Lower after a restore: it ticks all the same.
-                Some(beat) if beat.tick != world.tick => {
-                    beat.gaps.rotate_right(1);
-                    beat.gaps[0] = Some(now.saturating_sub(beat.at));
-                    (beat.tick, beat.at) = (world.tick, now);
-                }
+                Some(beat) if beat.tick != world.tick || !should_tick(&world.state) => *beat = Beat { tick: world.tick, at: now },
                 Some(_) => {}
             }
         }
@@ -68,7 +67,7 @@ impl Pulse {
                 WorldState::Ticking | WorldState::Held => {
                     let beat = self.0.get(&world.name)?;
                     let quiet = now.saturating_sub(beat.at);
-                    if quiet <= beat.quiet_max() {
+                    if quiet <= quiet_max(hz(world)) {
                         return None;
                     }
                     let held = if world.state == WorldState::Held { ": its output waits for the disk" } else { "" };
@@ -90,7 +89,7 @@ mod tests {
     use super::*;
 
     fn world(state: WorldState, tick: u64) -> Vec<WorldStatus> {
-        vec![WorldStatus { name: "town".into(), state, tick, ..WorldStatus::default() }]
+        vec![WorldStatus { name: "town".into(), state, tick, tick_hz: 20.0, ..WorldStatus::default() }]
     }
 
     const S: fn(u64) -> Duration = Duration::from_secs;
@@ -115,12 +114,14 @@ mod tests {
     #[test]
     fn a_slow_world_has_its_own_measure() {
         let mut pulse = Pulse::default();
-        for tick in 0..5 {
-            pulse.look(S(tick * 10), &world(WorldState::Ticking, tick));
-        }
-        let last = world(WorldState::Ticking, 4);
-        assert_eq!(pulse.reasons(S(65), &last), []);
-        assert_eq!(pulse.reasons(S(75), &last).len(), 1);
+        let slow = |tick| vec![WorldStatus { tick_hz: 0.1, ..world(WorldState::Ticking, tick).remove(0) }];
+        pulse.look(S(0), &slow(1));
+        pulse.look(S(10), &slow(2));
+        assert_eq!(pulse.reasons(S(40), &slow(2)), []);
+        assert_eq!(pulse.reasons(S(42), &slow(2)).len(), 1);
+        // One that has not said how often it ticks may be as slow as that.
+        let begun = vec![WorldStatus { tick_hz: 0.0, ..slow(2).remove(0) }];
+        assert_eq!(pulse.reasons(S(40), &begun), []);
     }
 
     #[test]
@@ -144,6 +145,8 @@ mod tests {
         pulse.look(S(99), &world(WorldState::Asleep, 5));
         let awake = world(WorldState::Ticking, 5);
         pulse.look(S(100), &awake);
-        assert_eq!(pulse.reasons(S(110), &awake), []);
+        assert_eq!(pulse.reasons(S(102), &awake), []);
+        // It is when it then does not tick.
+        assert_eq!(pulse.reasons(S(110), &awake).len(), 1);
     }
 }

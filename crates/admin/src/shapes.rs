@@ -133,6 +133,10 @@ pub struct WorldRow {
     pub utilisation: f32,
     /// Load in the cluster's measure, cores.
     pub load: f64,
+    /// Deferrals in the last second.
+    pub deferred: u64,
+    /// Ticks skipped since the node started.
+    pub missed_ticks: u64,
     /// Its scripts.
     pub scripts: usize,
     /// Scripts that are suspended.
@@ -198,7 +202,7 @@ pub struct ReloadRow {
 pub struct EventView {
     /// Its number: one more than the one before. `?since=` takes it.
     pub seq: u64,
-    /// When it was seen, milliseconds since 1970: at most a quarter of a second after it happened.
+    /// When it happened, milliseconds since 1970.
     pub time_ms: u64,
     /// `log`, `script`, `overload`, `world`, `cluster` or `reload`.
     pub kind: String,
@@ -225,13 +229,14 @@ impl EventView {
         };
         match event {
             NodeEvent::Log { world, script, level, text } => view("log", *level, Some(world), Some(script), text.clone()),
-            NodeEvent::ScriptEnded { world, script, cause, parked, again } => {
+            NodeEvent::ScriptEnded { world, script, cause, parked, again, trace, .. } => {
                 let (level, follows) = match (parked, again) {
                     (true, _) => (0, "parked"),
                     (false, true) => (1, "ended, comes back"),
                     (false, false) => (1, "ended"),
                 };
-                view("script", level, Some(world), Some(script), format!("{follows}: {cause}"))
+                let place = trace.as_ref().map(|trace| format!(", in {trace}")).unwrap_or_default();
+                view("script", level, Some(world), Some(script), format!("{follows}: {cause}{place}"))
             }
             NodeEvent::Overload { world, action } => view("overload", 1, Some(world), None, action.clone()),
             NodeEvent::WorldEnded { world, cause, parked } => {
@@ -240,6 +245,10 @@ impl EventView {
             }
             NodeEvent::Cluster { text } => view("cluster", 2, None, None, text.clone()),
             NodeEvent::Reload { script, text } => view("reload", 2, None, Some(script), text.clone()),
+            NodeEvent::Live { script, version, worlds, swap_ms } => {
+                let text = format!("version {version} runs in {worlds} worlds after {swap_ms} ms, and is watched");
+                view("reload", 2, None, Some(script), text)
+            }
         }
     }
 }
@@ -317,6 +326,27 @@ pub struct NodeState {
     pub name: String,
     /// Its worlds.
     pub worlds: Vec<World>,
+    /// What it has counted.
+    pub counters: Counters,
+}
+
+/// `NodeCounters`: what a node has counted since it started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counters {
+    /// Reloads that it coordinated and whose version serves.
+    pub reloads_served: u64,
+    /// Reloads that it coordinated and that went back.
+    pub reloads_rolled_back: u64,
+    /// Times that it took a world.
+    pub worlds_claimed: u64,
+    /// Times that it gave a world to another node.
+    pub worlds_released: u64,
+    /// Times that a world was parked.
+    pub worlds_parked: u64,
+    /// Times that a script was parked.
+    pub scripts_parked: u64,
+    /// Flight records written.
+    pub flight_records: u64,
 }
 
 /// What a world of this node is doing.
@@ -353,14 +383,22 @@ pub struct World {
     pub tick: u64,
     /// Ticks in the last second.
     pub ticks: u64,
+    /// Ticks a second that it should have; 0: it has not begun.
+    pub tick_hz: f64,
     /// Ticks skipped since the node started.
     pub missed_ticks: u64,
+    /// Ticks that took more CPU time than their budget, since it began.
+    pub over_budget_ticks: u64,
     /// CPU time of a tick, microseconds.
     pub tick_p50_us: f64,
     /// CPU time of a tick, microseconds.
     pub tick_p99_us: f64,
     /// CPU time of a tick, microseconds.
     pub tick_max_us: f64,
+    /// CPU time of each tick of the last second, nanoseconds, in order; 256 at most.
+    pub ticks_ns: Vec<u32>,
+    /// The longest time between the beginnings of two ticks that follow each other, microseconds.
+    pub tick_gap_max_us: f64,
     /// The tick budget, microseconds.
     pub budget_us: f64,
     /// CPU time of the engine in a tick, microseconds.
@@ -402,6 +440,12 @@ pub struct World {
     pub host: Engine,
     /// Its last commit.
     pub commit_seq: u64,
+    /// The longest that a commit of the last second took to be durable, microseconds.
+    pub commit_max_us: f64,
+    /// Checkpoints made since it began.
+    pub checkpoints: u64,
+    /// Checkpoints that could not be made, or could not be kept.
+    pub checkpoints_failed: u64,
     /// Its scripts.
     pub scripts: Vec<Script>,
 }
@@ -417,6 +461,8 @@ pub struct Engine {
     pub open_calls: usize,
     /// Messages that wait for their script.
     pub waiting: usize,
+    /// Bytes of keys and values in storage.
+    pub storage_bytes: usize,
 }
 
 /// What a script is doing.
@@ -456,10 +502,103 @@ pub struct Script {
     pub cost_ns: f32,
     /// Host calls: entity, physics, ui, audio, network, storage, script.
     pub host_calls: [u32; 7],
+    /// Actions refused by a rate limit since the world started: spawn, rpc, storage write, storage bytes, ui, audio, log.
+    pub refused: [u32; 7],
     /// Bytes of memory.
     pub memory_bytes: u64,
     /// Restarts since the world started.
     pub restarts: u32,
+}
+
+/// `Limit`: one limit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LimitRow {
+    /// Its field in the cluster file or the manifest.
+    pub name: String,
+    /// `microseconds`, `bytes`, `fuel` or `count`.
+    pub unit: String,
+    /// How much of it is used.
+    pub used: f64,
+    /// How much there may be.
+    pub max: f64,
+}
+
+/// `Rate`: how often something may be done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RateRow {
+    /// What: `spawn`, `rpc`, `storage_write`, `storage_bytes`, `ui`, `audio` or `log`.
+    pub action: String,
+    /// Times, or bytes, a second.
+    pub per_second: f32,
+    /// Times that it was refused since the world started.
+    pub refused: u64,
+}
+
+/// `ScriptLimits`: what a script may use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LimitsOfScript {
+    /// Its name in the world.
+    pub name: String,
+    /// The script.
+    pub script: String,
+    /// 1 to 1000.
+    pub priority: u32,
+    /// Fuel of a tick, averaged over the last second; memory.
+    pub limits: Vec<LimitRow>,
+    /// Its own allowances.
+    pub rates: Vec<RateRow>,
+}
+
+/// `WorldLimitsUse`: what a world may use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LimitsOfWorld {
+    /// The world.
+    pub world: String,
+    /// Its own.
+    pub limits: Vec<LimitRow>,
+    /// Allowances of all its scripts together, and what was refused them.
+    pub rates: Vec<RateRow>,
+    /// How many scripts it has.
+    pub scripts_total: usize,
+    /// Those that were refused most first.
+    pub scripts: Vec<LimitsOfScript>,
+}
+
+/// `FlightEvent`: something that happened to a world.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FlightRow {
+    /// When, milliseconds since 1970.
+    pub time_ms: u64,
+    /// In which tick.
+    pub tick: u64,
+    /// What kind: `claimed`, `started`, `ended`, `parked`, `script_ended`, `script_restarted`, `script_parked`, `suspension`, `deferral`,
+    /// `missed_ticks`, `held`, `checkpoint`, `reload`, `rest` or `moved`.
+    pub kind: String,
+    /// The script's name in the world.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
+    /// What.
+    pub text: String,
+}
+
+/// `FlightRecord`: the last things that happened to a world.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Flight {
+    /// The world.
+    pub world: String,
+    /// The node.
+    pub node: String,
+    /// The node's build.
+    pub build: String,
+    /// When it was made, milliseconds since 1970.
+    pub time_ms: u64,
+    /// Why it was written; none if somebody asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The oldest first.
+    pub events: Vec<FlightRow>,
+    /// The world's last status, with those of its scripts that do not run as they should.
+    pub status: World,
 }
 
 /// `VersionInfo`: a version of a script.
@@ -510,7 +649,10 @@ pub struct Entity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aether_cluster::{NodeStatus, ReloadReport, VersionInfo, WorldState, WorldStatus};
+    use aether_cluster::{
+        FlightEvent, FlightKind, FlightRecord, Limit, NodeStatus, Rate, ReloadReport, ScriptLimits, VersionInfo, WorldLimitsUse,
+        WorldState, WorldStatus,
+    };
     use aether_scripting::{ScriptId, Version};
     use serde::de::DeserializeOwned;
 
@@ -528,7 +670,33 @@ mod tests {
             worlds.push(WorldStatus { state, ..WorldStatus::default() });
         }
         worlds.push(WorldStatus { state: WorldState::Parked { cause: "x".into() }, ..WorldStatus::default() });
-        assert_mirrors::<NodeState>(NodeStatus { name: "n".into(), worlds });
+        let flight = FlightRecord {
+            world: "w".into(),
+            node: "n".into(),
+            build: "0".into(),
+            time_ms: 1,
+            reason: Some("x".into()),
+            events: vec![FlightEvent { time_ms: 1, tick: 2, kind: FlightKind::ScriptParked, script: None, text: "x".into() }],
+            status: worlds[0].clone(),
+        };
+        assert_mirrors::<Flight>(flight);
+        let limit = Limit { name: "fuel", unit: "fuel", used: 1.0, max: 2.0 };
+        let rate = Rate { action: "rpc", per_second: 1.0, refused: 2 };
+        let of_script = ScriptLimits {
+            name: "door".into(),
+            script: ScriptId::new("door").unwrap(),
+            priority: 1,
+            limits: vec![limit],
+            rates: vec![rate],
+        };
+        assert_mirrors::<LimitsOfWorld>(WorldLimitsUse {
+            world: "w".into(),
+            limits: vec![limit],
+            rates: vec![rate],
+            scripts_total: 1,
+            scripts: vec![of_script],
+        });
+        assert_mirrors::<NodeState>(NodeStatus { name: "n".into(), worlds, ..NodeStatus::default() });
         let script = ScriptId::new("door").unwrap();
         let info = VersionInfo { script, version: Version(1), source: Default::default(), active: true, pinned: false };
         assert_mirrors::<VersionRow>(info);

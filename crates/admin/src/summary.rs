@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn names_are_told_again_only_when_they_change() {
         let mut names = Names::default();
-        let mut status = NodeStatus { name: "n".into(), worlds: vec![world("a"), world("b")] };
+        let mut status = NodeStatus { name: "n".into(), worlds: vec![world("a"), world("b")], ..NodeStatus::default() };
         names.look(&status, None);
         names.look(&status, None);
         assert_eq!(names.version(), 1);
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn a_summary_has_a_place_for_every_world_and_few_bytes_for_each() {
         let worlds: Vec<_> = (0..2_000).map(|n| world(&format!("world-{n}"))).collect();
-        let status = NodeStatus { name: "n".into(), worlds };
+        let status = NodeStatus { name: "n".into(), worlds, ..NodeStatus::default() };
         let mut names = Names::default();
         names.look(&status, None);
         let summary = summary(&names, &status, None, 0);
@@ -241,6 +241,7 @@ mod tests {
             deferrals: 0,
             cost_ns: 1.0,
             host_calls: [0; 7],
+            refused: [0; 7],
             memory_bytes: 0,
             restarts: 0,
         };
@@ -261,7 +262,8 @@ mod tests {
             ReloadPhase::RolledBack { reason: "trapped".into() },
         ];
         let reload = |phase| WorldStatus { reload: Some((script, Version(3), phase)), ..world("a") };
-        let rows = reloads(&NodeStatus { name: "n".into(), worlds: phases.into_iter().map(reload).collect() });
+        let rows =
+            reloads(&NodeStatus { name: "n".into(), worlds: phases.into_iter().map(reload).collect(), ..NodeStatus::default() });
         assert_eq!(rows.len(), 1);
         let row = &rows[0];
         assert_eq!((row.swapping, row.instances_left, row.watching, row.held, row.rolled_back), (1, 2, 1, 1, 1));

@@ -64,6 +64,7 @@ pub(crate) enum ClusterCommand {
         days: u32,
     },
     /// What is in a node's folder, and how long it is good.
+    #[command(after_help = "Example:\n  aether cluster check data/three/a/identity")]
     Check {
         /// The folder.
         dir: PathBuf,

@@ -2,14 +2,23 @@
 //!
 //! Start with [`main`]; each command has a file. Not here: what the commands do to worlds and scripts.
 
+mod answer;
+mod author;
 mod cluster;
 mod config_file;
 mod doctor;
+mod exit;
+mod loadtest;
+mod logs;
 mod operate;
 mod player;
+mod progress;
 mod run;
 mod script;
+mod style;
+mod telemetry;
 mod token;
+mod top;
 mod view;
 
 use aether_scripting::compile::{CompileLimits, Compiler};
@@ -19,7 +28,7 @@ use std::process::ExitCode;
 
 /// An actor-based script cluster for game worlds: metered WebAssembly scripts, a tick budget that holds, state that survives.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, arg_required_else_help = true)]
+#[command(version, propagate_version = true, arg_required_else_help = true, after_help = exit::HELP)]
 struct Cli {
     #[command(flatten)]
     node: operate::NodeArgs,
@@ -43,12 +52,34 @@ enum Command {
     /// Look for what would keep a node from running well, and say how to mend it.
     #[command(after_help = "Example:\n  aether doctor cluster-config/three-node.toml --name a")]
     Doctor(doctor::DoctorArgs),
-    /// Try scripts without a server.
+    /// Load a node or a cluster with a scenario and report how it bore it; compare two reports.
+    #[command(
+        after_help = "Examples:\n  aether loadtest town --seconds 30 --report before\n  aether loadtest compare before after\n  aether loadtest failover.toml --nodes 3 --store postgres://aether@127.0.0.1:5432/scratch\n\nThe exit code is 1 if anything that the scenario expects does not hold."
+    )]
+    Loadtest(Box<loadtest::LoadtestArgs>),
+    /// Check, try, test and profile scripts without a server.
     #[command(subcommand)]
     Script(script::ScriptCommand),
+    /// Make what does not exist yet.
+    #[command(subcommand)]
+    Init(author::init::InitCommand),
+    /// Watch a script, build it when it changes, and bring it into a local world with its state kept.
+    #[command(after_help = author::dev::HELP)]
+    Dev(author::dev::DevArgs),
     /// Ask a running node.
     #[command(flatten)]
     Operate(operate::OperateCommand),
+    /// What scripts wrote and what happened, from the node that is asked.
+    #[command(
+        after_help = "Examples:\n  aether logs --since 15m\n  aether logs town-1 thief --follow\n  aether logs --level warn --output json"
+    )]
+    Logs(logs::LogsArgs),
+    /// A whole cluster in a terminal: nodes by load, worlds by what troubles them.
+    #[command(
+        after_help = "Examples:\n  aether top\n  aether top --sort defer --filter town\n  aether top --once --output json\n\nOf worlds on other machines only \
+                      the load is known: run it there for more."
+    )]
+    Top(top::TopArgs),
     /// Who may use the admin address of a node: make, list and revoke tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -60,6 +91,12 @@ enum Command {
     CheckConfig {
         /// The cluster file.
         file: PathBuf,
+    },
+    /// Print what a shell needs to complete this program's commands.
+    #[command(after_help = "Examples:\n  aether completions bash\n  aether completions fish")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
     },
     /// The compiler's child process.
     #[command(name = COMPILE_WORKER, hide = true)]
@@ -77,17 +114,20 @@ fn main() -> ExitCode {
     if let Command::CompileWorker { args } = &cli.command {
         return aether_scripting::compile::worker(args);
     }
-    let filter = tracing_subscriber::EnvFilter::try_from_env("AETHER_LOG").unwrap_or_else(|_| "warn".into());
-    // At `debug` it prints whole messages, and what nodes prove to each other who they are with.
-    let quiet = "ractor_cluster=warn".parse().expect("this is a directive");
-    let filter = if filter.to_string().contains("ractor_cluster") { filter } else { filter.add_directive(quiet) };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A node starts it with its configuration.
+    let _telemetry = match &cli.command {
+        Command::Run(_) | Command::Node(_) => None,
+        _ => telemetry::start(None).ok(),
+    };
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Node(args) => cluster::node(&args),
         Command::Cluster(command) => cluster::cluster(&command),
-        Command::Doctor(args) => doctor::run(&args),
-        Command::Script(command) => script::run(command),
+        Command::Doctor(args) => doctor::run(&args, &cli.node),
+        Command::Loadtest(args) => loadtest::run(&args, cli.node.output()),
+        Command::Script(command) => script::run(command, cli.node.is_json()),
+        Command::Init(command) => author::init::run(&command),
+        Command::Dev(args) => author::dev::run(&args),
         Command::Operate(command) => operate::run(&command, &cli.node),
         Command::Token(command) => operate::data_dir(&cli.node).and_then(|dir| token::run(&command, &dir, cli.node.is_json())),
         Command::Player(command) => player::run(&command, &cli.node),
@@ -95,11 +135,17 @@ fn main() -> ExitCode {
             say(&format!("{} is good: {} worlds, {} scripts", file.display(), worlds(&config), scripts(&config)));
             ExitCode::SUCCESS
         }),
+        Command::Logs(args) => logs::run(&args, &cli.node),
+        Command::Top(args) => top::run(&args, &cli.node),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "aether", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::CompileWorker { .. } => Ok(ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         complain(&*error);
-        ExitCode::FAILURE
+        exit::code(&*error)
     })
 }
 
@@ -146,6 +192,41 @@ type CommandResult = Result<ExitCode, Box<dyn std::error::Error>>;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
+
+    /// Every command without commands of its own, with the words that lead to it.
+    fn leaves(command: &clap::Command, words: &[String], found: &mut Vec<(Vec<String>, clap::Command)>) {
+        let mut own = command.get_subcommands().filter(|own| !own.is_hide_set() && own.get_name() != "help").peekable();
+        if own.peek().is_none() {
+            return found.push((words.to_vec(), command.clone()));
+        }
+        for command in own {
+            leaves(command, &[words, &[command.get_name().to_owned()]].concat(), found);
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example_and_every_example_is_one_of_it() {
+        let mut found = Vec::new();
+        leaves(&Cli::command(), &[], &mut found);
+        assert!(found.len() > 35, "{}", found.len());
+        for (words, command) in found {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples: Vec<_> = help.lines().filter(|line| line.starts_with("  ") && line.contains("aether ")).collect();
+            assert!(!examples.is_empty(), "`aether {}` has no example in its help", words.join(" "));
+            for example in examples {
+                // Variables before it are the shell's.
+                let typed = example.split_whitespace().skip_while(|word| *word != "aether");
+                let parsed = Cli::command().try_get_matches_from(typed).unwrap_or_else(|error| panic!("{example}: {error}"));
+                let (mut at, mut path) = (&parsed, Vec::new());
+                while let Some((name, inner)) = at.subcommand() {
+                    path.push(name.to_owned());
+                    at = inner;
+                }
+                assert_eq!(path, words, "{example}");
+            }
+        }
+    }
 
     #[test]
     fn the_command_line_does_not_contradict_itself() {

@@ -1,10 +1,14 @@
 //! Commands to a running node: publish, roll back, suspend, resume, save, restore, list.
 //!
 //! Each is one question to the node's admin socket, which is in its data directory; the cluster file says where that is. Not here: the
-//! questions and answers themselves (`aether-admin`).
+//! questions and answers themselves (`aether-admin`), how they look (`answer.rs`).
 
-use crate::{CommandResult, config_file, say};
-use aether_admin::{CheckpointBody, Client, MoveBody, PinBody, Request, RestoreBody, RollbackBody, socket_path};
+use crate::answer::{
+    describe_lines, flight_lines, limits_lines, list, move_line, node_line, placement_line, plan_lines, reload_lines, shown,
+    text, world_line,
+};
+use crate::{CommandResult, config_file, progress, say};
+use aether_admin::{CheckpointBody, Client, ClientError, MoveBody, PinBody, Request, RestoreBody, RollbackBody, socket_path};
 use aether_cluster::NodeConfig;
 use aether_scripting::{ScriptId, Version};
 use aether_types::WorldId;
@@ -12,6 +16,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Where the node is.
 #[derive(Debug, Args)]
@@ -22,22 +27,32 @@ pub(crate) struct NodeArgs {
     /// For commands to a running node of a cluster: which of the file's nodes. The first, if it says nothing.
     #[arg(long, global = true, value_name = "NAME")]
     node: Option<String>,
-    /// For commands to a running node: how the answer is printed.
+    /// For commands to a running node, `script test` and `script profile`: how the answer is printed.
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     output: OutputFormat,
 }
 
 impl NodeArgs {
+    pub(crate) fn output(&self) -> OutputFormat {
+        self.output
+    }
+
     pub(crate) fn is_json(&self) -> bool {
         self.output == OutputFormat::Json
     }
 }
 
-/// The configuration of the node that these arguments name.
-pub(crate) fn config(node: &NodeArgs) -> Result<NodeConfig, Box<dyn std::error::Error>> {
+/// The cluster file that these arguments name, and which of its nodes they mean; `None`: it is no cluster's.
+pub(crate) fn load_for(node: &NodeArgs) -> Result<(NodeConfig, Option<String>), Box<dyn std::error::Error>> {
     let config = config_file::load(&node.cluster)?;
     let first = config.cluster.as_ref().and_then(|cluster| Some(cluster.node.first()?.name.clone()));
-    Ok(match node.node.clone().or(first) {
+    Ok((config, node.node.clone().or(first)))
+}
+
+/// The configuration of the node that these arguments name.
+pub(crate) fn config(node: &NodeArgs) -> Result<NodeConfig, Box<dyn std::error::Error>> {
+    let (config, name) = load_for(node)?;
+    Ok(match name {
         Some(name) => config.for_member(&name)?,
         None => config,
     })
@@ -46,6 +61,16 @@ pub(crate) fn config(node: &NodeArgs) -> Result<NodeConfig, Box<dyn std::error::
 /// The data directory of the node that these arguments name.
 pub(crate) fn data_dir(node: &NodeArgs) -> Result<PathBuf, Box<dyn std::error::Error>> {
     Ok(config_file::folder(&node.cluster).join(&config(node)?.node.data_dir))
+}
+
+/// The socket of the node that has this configuration.
+pub(crate) fn socket_of(node: &NodeArgs, config: &NodeConfig) -> PathBuf {
+    socket_path(&config_file::folder(&node.cluster).join(&config.node.data_dir))
+}
+
+/// Who asks the node that these arguments name.
+pub(crate) fn client(node: &NodeArgs) -> Result<Client, Box<dyn std::error::Error>> {
+    Ok(Client::new(socket_path(&data_dir(node)?)))
 }
 
 /// How an answer is printed.
@@ -83,8 +108,10 @@ pub(crate) enum OperateCommand {
         to: Option<u32>,
     },
     /// All versions of all scripts.
+    #[command(after_help = "Example:\n  aether versions")]
     Versions,
     /// Keep a version of a script whatever happens.
+    #[command(after_help = "Examples:\n  aether pin door 3\n  aether pin door 3 --off")]
     Pin {
         /// The script.
         script: ScriptId,
@@ -95,44 +122,64 @@ pub(crate) enum OperateCommand {
         off: bool,
     },
     /// Remove old versions that nothing refers to.
+    #[command(after_help = "Example:\n  aether collect")]
     Collect,
     /// The cluster's nodes.
+    #[command(after_help = "Example:\n  aether --cluster cluster-config/three-node.toml --node a nodes")]
     Nodes,
     /// Which node runs which world of the cluster.
+    #[command(after_help = "Example:\n  aether --cluster cluster-config/three-node.toml --node a placement")]
     Placement,
     /// What placement would move now, and why.
+    #[command(after_help = "Example:\n  aether --cluster cluster-config/three-node.toml --node a plan")]
     Plan,
     /// Move a world to a node, and leave it there.
-    #[command(after_help = "Example:\n  aether --cluster cluster-config/three-node.toml --node a move town-1 b")]
+    #[command(
+        after_help = "Examples:\n  aether --cluster cluster-config/three-node.toml --node a move town-1 b\n  aether --cluster cluster-config/three-node.toml --node a move town-1 b --wait"
+    )]
     Move {
         /// The world.
         world: WorldId,
         /// The node's name.
         to: String,
+        /// End when it runs there, or after a minute.
+        #[arg(long)]
+        wait: bool,
     },
     /// Let placement move a world again.
+    #[command(after_help = "Example:\n  aether --cluster cluster-config/three-node.toml --node a unpin town-1")]
     Unpin {
         /// The world.
         world: WorldId,
     },
     /// Have a node give its worlds away and take none.
+    #[command(
+        after_help = "Examples:\n  aether --cluster cluster-config/three-node.toml --node a drain b\n  aether --cluster cluster-config/three-node.toml --node a drain b --wait"
+    )]
     Drain {
         /// The node's name.
         name: String,
+        /// End when it has no worlds any more, or after ten minutes.
+        #[arg(long)]
+        wait: bool,
     },
     /// Have a node take worlds again.
+    #[command(after_help = "Example:\n  aether --cluster cluster-config/three-node.toml --node a undrain b")]
     Undrain {
         /// The node's name.
         name: String,
     },
     /// The node's worlds.
+    #[command(after_help = "Examples:\n  aether list\n  aether list --output json")]
     List,
     /// One world and its scripts.
+    #[command(after_help = "Example:\n  aether describe town-1")]
     Describe {
         /// The world.
         world: WorldId,
     },
     /// Take a script out of its world's order, its state saved.
+    #[command(after_help = "Example:\n  aether suspend town-1 thief")]
     Suspend {
         /// The world.
         world: WorldId,
@@ -140,6 +187,7 @@ pub(crate) enum OperateCommand {
         script: ScriptId,
     },
     /// Put a suspended, parked or finished script back; without a script, start a parked world again.
+    #[command(after_help = "Examples:\n  aether resume town-1 thief\n  aether resume town-1")]
     Resume {
         /// The world.
         world: WorldId,
@@ -156,6 +204,7 @@ pub(crate) enum OperateCommand {
         name: Option<String>,
     },
     /// The checkpoints of a world.
+    #[command(after_help = "Example:\n  aether checkpoints town-1")]
     Checkpoints {
         /// The world.
         world: WorldId,
@@ -169,25 +218,49 @@ pub(crate) enum OperateCommand {
         checkpoint: String,
     },
     /// Messages that ended their script twice and are not given to it again.
+    #[command(after_help = "Example:\n  aether set-aside town-1")]
     SetAside {
         /// The world.
         world: WorldId,
     },
+    /// The last few hundred things that happened to a world, through all its restarts.
+    #[command(
+        after_help = "Example:\n  aether flight town-1\n\nWhen a world or one of its scripts is parked, the same is in a file of the node's data directory: \
+                      flight/WORLD-TIME.json."
+    )]
+    Flight {
+        /// The world.
+        world: WorldId,
+    },
+    /// What a world and its scripts may use, how much of it they do, and what rate limits refused them; of all worlds of the node, without
+    /// their scripts, if none is named.
+    #[command(after_help = "Examples:\n  aether limits\n  aether limits town-1")]
+    Limits {
+        /// The world.
+        world: Option<WorldId>,
+    },
 }
 
+/// A move is a save, a claim and a start; a drain is as many of those as there are worlds.
+const MOVE_TIME: Duration = Duration::from_secs(60);
+const DRAIN_TIME: Duration = Duration::from_secs(600);
+
 pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
-    let client = Client::new(socket_path(&data_dir(node)?));
+    let client = client(node)?;
     let none = json!({});
     let (answer, lines) = match command {
         OperateCommand::Publish { folder, plan, canary } => {
             let (manifest, wasm) = read_script(folder)?;
-            let answer = client.publish(manifest, &wasm, *plan, *canary)?;
+            let what = if *plan { "trying it out" } else { "publishing" };
+            let published = progress::during(what, || client.publish(manifest, &wasm, *plan, *canary), || how_far(&client));
+            let answer = published?;
             let lines = if *plan { plan_lines(&answer) } else { reload_lines(&answer) };
             (answer, lines)
         }
         OperateCommand::Rollback { script, to } => {
             let body = RollbackBody { version: to.map(Version) };
-            let answer = client.ask(&Request::Rollback(*script), &body)?;
+            let ask = || client.ask(&Request::Rollback(*script), &body);
+            let answer = progress::during("rolling back", ask, || how_far(&client))?;
             let lines = reload_lines(&answer);
             (answer, lines)
         }
@@ -236,16 +309,45 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
             }
             (answer, lines)
         }
-        OperateCommand::Move { world, to } => {
+        OperateCommand::Move { world, to, wait } => {
             let answer = client.ask(&Request::Move(world.to_string()), &MoveBody { node: to.clone() })?;
-            (answer, vec![format!("{world} goes to {to}")])
+            if *wait {
+                let there = |row: &Value| row["name"] == world.as_str() && row["owner"] == to.as_str();
+                let left = || -> Result<u64, ClientError> {
+                    let cluster = client.ask(&Request::Cluster, &none)?;
+                    Ok(u64::from(!list(&cluster["worlds"]).iter().any(there)))
+                };
+                if progress::until_none(&format!("{world} goes to {to}"), MOVE_TIME, left)?.is_err() {
+                    let text = format!(
+                        "{world} is not on {to} after a minute: `aether placement` says where it is, `aether logs {world}` why"
+                    );
+                    return Err(text.into());
+                }
+            }
+            (answer, vec![format!("{world} {} {to}", if *wait { "runs on" } else { "goes to" })])
         }
         OperateCommand::Unpin { world } => {
             (client.ask(&Request::Unpin(world.to_string()), &none)?, vec![format!("{world} goes where placement wants it")])
         }
-        OperateCommand::Drain { name } => {
+        OperateCommand::Drain { name, wait } => {
             let answer = client.ask(&Request::Drain { node: name.clone(), on: true }, &none)?;
-            (answer, vec![format!("{name} gives its worlds away")])
+            if *wait {
+                let left = || -> Result<u64, ClientError> {
+                    let cluster = client.ask(&Request::Cluster, &none)?;
+                    // One that nobody has is on its way, if there is a node for it.
+                    let leaves = |row: &&Value| {
+                        row["owner"] == name.as_str()
+                            || row["target"] == name.as_str()
+                            || (row["owner"].is_null() && row["target"].is_string())
+                    };
+                    Ok(list(&cluster["worlds"]).iter().filter(leaves).count() as u64)
+                };
+                if let Err(left) = progress::until_none(&format!("{name} gives its worlds away"), DRAIN_TIME, left)? {
+                    let text = format!("{name} still has {left} worlds: `aether plan` says for which there is no other node");
+                    return Err(text.into());
+                }
+            }
+            (answer, vec![format!("{name} {}", if *wait { "has no worlds" } else { "gives its worlds away" })])
         }
         OperateCommand::Undrain { name } => {
             let answer = client.ask(&Request::Drain { node: name.clone(), on: false }, &none)?;
@@ -256,7 +358,11 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
             let lines = list(&answer["worlds"]).iter().map(world_line).collect();
             (answer, lines)
         }
-        OperateCommand::Describe { world } => describe(&client, world)?,
+        OperateCommand::Describe { world } => {
+            let answer = client.ask(&Request::World(format!("{world}?scripts={SCRIPTS_MAX}")), &none)?;
+            let lines = describe_lines(&answer);
+            (answer, lines)
+        }
         OperateCommand::Suspend { world, script } => {
             let request = Request::Script { world: world.to_string(), script: script.to_string(), suspend: true };
             (client.ask(&request, &none)?, vec![format!("{world}/{script} is suspended")])
@@ -276,7 +382,7 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
         }
         OperateCommand::Checkpoints { world } => {
             let answer = client.ask(&Request::Checkpoints(world.to_string()), &none)?;
-            let line = |c: &Value| format!("{:>8} {:>10} bytes {}", c["commit"], c["bytes"], text(&c["name"]));
+            let line = |c: &Value| format!("{:>8} {:>10} bytes {}", shown(&c["commit"]), shown(&c["bytes"]), text(&c["name"]));
             let lines = list(&answer).iter().map(line).collect();
             (answer, lines)
         }
@@ -292,6 +398,19 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
             let lines = list(&answer).iter().map(line).collect();
             (answer, lines)
         }
+        OperateCommand::Flight { world } => {
+            let answer = client.ask(&Request::Flight(world.to_string()), &none)?;
+            let lines = flight_lines(&answer);
+            (answer, lines)
+        }
+        OperateCommand::Limits { world } => {
+            let answer = client.ask(&Request::Limits(world.as_ref().map(ToString::to_string)), &none)?;
+            let lines = match world {
+                Some(_) => limits_lines(&answer),
+                None => list(&answer).iter().flat_map(limits_lines).collect(),
+            };
+            (answer, lines)
+        }
     };
     if node.output == OutputFormat::Json {
         say(&serde_json::to_string(&answer)?);
@@ -301,7 +420,25 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read_script(folder: &std::path::Path) -> Result<(String, Vec<u8>), Box<dyn std::error::Error>> {
+/// Scripts of one world in an answer, all of them.
+const SCRIPTS_MAX: usize = 20_000;
+
+/// How far the reload has come that the node coordinates.
+fn how_far(client: &Client) -> Option<String> {
+    let reloads = client.ask(&Request::Reloads, &json!({})).ok()?;
+    let reload = list(&reloads).first()?;
+    let worlds = |field: &str| reload[field].as_u64().unwrap_or(0);
+    Some(format!(
+        "{} v{}: {} worlds swap, {} watch it, {} are done",
+        text(&reload["script"]),
+        reload["version"],
+        worlds("swapping"),
+        worlds("watching"),
+        worlds("held")
+    ))
+}
+
+pub(crate) fn read_script(folder: &std::path::Path) -> Result<(String, Vec<u8>), Box<dyn std::error::Error>> {
     let read = |path: PathBuf| std::fs::read(&path).map_err(|error| format!("could not read {}: {error}", path.display()));
     let manifest = String::from_utf8(read(folder.join("script.toml"))?)?;
     let folder = folder.canonicalize()?;
@@ -310,110 +447,4 @@ fn read_script(folder: &std::path::Path) -> Result<(String, Vec<u8>), Box<dyn st
     let wasm = folder.join(format!("{name}.wasm"));
     // The binary is what worlds were started with; text alone is fine too.
     Ok((manifest, read(if wasm.exists() || !wat.exists() { wasm } else { wat })?))
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("")
-}
-
-fn number(value: &Value) -> String {
-    value.as_u64().map_or_else(|| "none".to_owned(), |number| format!("v{number}"))
-}
-
-fn reload_lines(report: &Value) -> Vec<String> {
-    let (from, to) = (number(&report["from"]), number(&report["to"]));
-    vec![format!(
-        "{}: {from} -> {to} in {} worlds, swapped in {} ms",
-        text(&report["script"]),
-        report["worlds"],
-        report["swap_ms"]
-    )]
-}
-
-fn plan_lines(plan: &Value) -> Vec<String> {
-    let mut lines = vec![format!("{}: from {}, source {}", text(&plan["script"]), number(&plan["from"]), text(&plan["source"]))];
-    if plan["unchanged"] == true {
-        lines.push("code and manifest are those that serve already".to_owned());
-    }
-    lines.extend(list(&plan["manifest_changes"]).iter().map(|change| format!("manifest: {}", text(change))));
-    for world in list(&plan["worlds"]) {
-        let what = match (world["refused"].as_str(), world["ticks"] == true) {
-            (Some(reason), _) => format!("REFUSED: {reason}"),
-            (None, true) => "rehearsed, would swap".to_owned(),
-            (None, false) => "does not tick: would start with it".to_owned(),
-        };
-        lines.push(format!("world {}: {what}", text(&world["world"])));
-    }
-    lines
-}
-
-fn node_line(node: &Value) -> String {
-    format!(
-        "{:<12} {:<9} {:<22} worlds {:>5}  load {:.2} of {:.0}  lease {:>6} ms{}",
-        text(&node["name"]),
-        text(&node["state"]),
-        text(&node["address"]),
-        node["worlds"],
-        node["load"].as_f64().unwrap_or(0.0),
-        node["capacity"].as_f64().unwrap_or(0.0),
-        node["lease_left_ms"],
-        if node["linked"] == true { "  linked" } else { "" },
-    )
-}
-
-fn placement_line(world: &Value) -> String {
-    format!(
-        "{:<20} {:<12} generation {:>5}  load {:.4}{}{}",
-        text(&world["name"]),
-        world["owner"].as_str().unwrap_or("nobody"),
-        world["generation"],
-        world["load"].as_f64().unwrap_or(0.0),
-        if world["target"] == world["owner"] { String::new() } else { format!("  goes to {}", text(&world["target"])) },
-        if world["pinned"] == true { "  pinned" } else { "" },
-    )
-}
-
-fn move_line(step: &Value) -> String {
-    let from = step["from"].as_str().unwrap_or("nobody");
-    format!("{:<20} {from} -> {}  ({})", text(&step["world"]), text(&step["to"]), text(&step["why"]))
-}
-
-fn world_line(world: &Value) -> String {
-    format!(
-        "{:<20} {:<10} tick {:>8}  p99 {:>8.1} us  scripts {:>4}  parked {}  restarts {}{}",
-        text(&world["name"]),
-        text(&world["state"]),
-        world["tick"],
-        world["tick_p99_us"].as_f64().unwrap_or(0.0),
-        list(&world["scripts"]).len(),
-        world["parked"],
-        world["restarts"],
-        world["cause"].as_str().map_or_else(String::new, |cause| format!("  {cause}")),
-    )
-}
-
-fn describe(client: &Client, world: &WorldId) -> Result<(Value, Vec<String>), Box<dyn std::error::Error>> {
-    let status = client.ask(&Request::Status, &json!({}))?;
-    let found = list(&status["worlds"]).iter().find(|status| status["name"] == world.as_str());
-    let found = found.ok_or_else(|| format!("there is no world {world} on this node"))?.clone();
-    let mut lines = vec![world_line(&found)];
-    for script in list(&found["scripts"]) {
-        let state = &script["state"];
-        let cause = state["cause"].as_str().map_or_else(String::new, |cause| format!(": {cause}"));
-        lines.push(format!(
-            "  {:<20} {:<12} v{:<4} fuel {:>10}  turns {:>5}  restarts {:>3}  {}{cause}",
-            text(&script["name"]),
-            text(&script["script"]),
-            script["version"],
-            script["fuel"],
-            script["turns"],
-            script["restarts"],
-            state["state"].as_str().unwrap_or_else(|| text(state)),
-        ));
-    }
-    Ok((found, lines))
 }

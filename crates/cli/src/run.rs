@@ -1,7 +1,8 @@
 //! `aether run`: a node from a cluster file, a live view, a clean stop.
 
+use crate::progress::Progress;
 use crate::view::{self, View};
-use crate::{CommandResult, compiler, config_file, say};
+use crate::{CommandResult, compiler, config_file, say, telemetry};
 use aether_admin::gateway::pass::secret_path;
 use aether_admin::gateway::{Gateway, GatewayError, GatewayOptions, serve_gateway};
 use aether_admin::{HttpOptions, HttpServer, ServeError, audit_path, serve_http, tokens_path};
@@ -46,7 +47,7 @@ pub(crate) fn run(args: &RunArgs) -> CommandResult {
 }
 
 /// The admin API and the dashboard at the address of the `[admin]` table.
-fn serve_admin(node: &Arc<Node>, config: &NodeConfig, base: &Path) -> Result<Option<HttpServer>, ServeError> {
+pub(crate) fn serve_admin(node: &Arc<Node>, config: &NodeConfig, base: &Path) -> Result<Option<HttpServer>, ServeError> {
     let Some(listen) = config.admin.listen else { return Ok(None) };
     let data_dir = base.join(&config.node.data_dir);
     let tls = config.admin.tls_cert.as_ref().zip(config.admin.tls_key.as_ref());
@@ -88,6 +89,7 @@ pub(crate) fn players_secret(config: &NodeConfig, base: &Path) -> PathBuf {
 
 /// Start a node, show it, stop it.
 pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> CommandResult {
+    let _telemetry = telemetry::start(Some(config))?;
     let signals = Arc::new(AtomicU32::new(0));
     let seen = Arc::clone(&signals);
     ctrlc::set_handler(move || {
@@ -98,7 +100,13 @@ pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> Command
     })?;
     let begin = Instant::now();
     let terminal = std::io::stdout().is_terminal() && !args.plain && !args.json;
-    let node = Arc::new(Node::start(config, base, compiler(), |what| tracing::info!(what, "starting"))?);
+    let starting = Progress::new("starting");
+    let node = Node::start(config, base, compiler(), |what| {
+        tracing::info!(what, "starting");
+        starting.say(what);
+    });
+    drop(starting);
+    let node = Arc::new(node?);
     let server = aether_admin::serve(Arc::clone(&node), aether_admin::socket_path(&base.join(&config.node.data_dir)));
     let server = server.inspect_err(|_| drop(node.shut_down()))?;
     let http = serve_admin(&node, config, base).inspect_err(|_| drop(node.shut_down()))?;

@@ -27,6 +27,7 @@ pub(crate) enum TokenCommand {
         days: Option<u32>,
     },
     /// All tokens, without their secrets.
+    #[command(after_help = "Example:\n  aether token list")]
     List,
     /// End a token now, given by its id, or by its name if no other has it.
     #[command(after_help = "Example:\n  aether token revoke ci")]
@@ -35,6 +36,7 @@ pub(crate) enum TokenCommand {
         token: String,
     },
     /// What each role may do.
+    #[command(after_help = "Example:\n  aether token roles")]
     Roles,
 }
 

@@ -330,6 +330,7 @@ mod tests {
             deferrals: 1,
             cost_ns: 2_500.0,
             host_calls: [1, 0, 0, 0, 2, 0, 7],
+            refused: [0; 7],
             memory_bytes: 65_536,
             restarts: 0,
         };
@@ -344,7 +345,7 @@ mod tests {
             scripts: std::sync::Arc::new(vec![script]),
             ..WorldStatus::default()
         };
-        let status = NodeStatus { name: "dev".into(), worlds: vec![world] };
+        let status = NodeStatus { name: "dev".into(), worlds: vec![world], ..NodeStatus::default() };
         let mut terminal = Ratatui::new(TestBackend::new(170, 30)).unwrap();
         terminal.draw(|frame| draw(frame, &status, 0, " events ".to_owned(), &["town/greedy info: hello".to_owned()])).unwrap();
         let screen: String = terminal.backend().buffer().content().iter().map(|cell| cell.symbol()).collect();

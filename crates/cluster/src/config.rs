@@ -5,7 +5,7 @@
 
 use aether_scripting::{ActionRates, AotTarget};
 use aether_types::{ScriptId, WorldId};
-use aether_world_runtime::{OverloadConfig, RestartRule, SchedulerConfig, Strategy, WorldConfig};
+use aether_world_runtime::{OverloadConfig, ReloadRule, RestartRule, SchedulerConfig, Strategy, WorldConfig};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -122,9 +122,16 @@ pub struct NodeSection {
     pub world_restart_period_seconds: f64,
     /// Checkpoints kept of each world, besides those that have a name.
     pub checkpoints_kept: u32,
+    /// Ticks that a new version of a script is watched before it is kept.
+    pub reload_watch_ticks: u32,
+    /// Times that a turn of it may cost of what one of the old version did; past it, it is rolled back.
+    pub reload_slower_max: f32,
     /// A file to which everything that leaves worlds is appended, a JSON object a line. For looking at a world from outside: it costs
     /// the tick threads the writing, and grows without end.
     pub outputs: Option<PathBuf>,
+    /// An OpenTelemetry collector that traces are sent to, `http://HOST:PORT`: OTLP over HTTP, to `/v1/traces` there. Nobody if it says
+    /// nothing.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Default for NodeSection {
@@ -138,7 +145,10 @@ impl Default for NodeSection {
             world_restart_intensity: 5,
             world_restart_period_seconds: 60.0,
             checkpoints_kept: 2,
+            reload_watch_ticks: ReloadRule::default().watch_ticks,
+            reload_slower_max: ReloadRule::default().slower_max,
             outputs: None,
+            otlp_endpoint: None,
         }
     }
 }
@@ -222,6 +232,8 @@ pub struct ServerSection {
     pub targets: Vec<AotTarget>,
     /// One bit pattern for NaNs: runs repeat on other machines, float code is up to 1.7 times slower.
     pub canonical_nans: bool,
+    /// Whether an end of a script says in which functions it was: for authors. Artifacts are larger and made anew.
+    pub traces: bool,
 }
 
 impl Default for ServerSection {
@@ -233,6 +245,7 @@ impl Default for ServerSection {
             default_memory_mb: 64,
             targets: Vec::new(),
             canonical_nans: false,
+            traces: false,
         }
     }
 }
@@ -431,6 +444,15 @@ impl NodeConfig {
         let seconds = self.node.world_restart_period_seconds;
         c.range("node.world_restart_period_seconds", seconds, 1.0..=86_400.0, "1 to 86400");
         c.range("node.checkpoints_kept", self.node.checkpoints_kept, 1..=1_000, "1 to 1000");
+        if let Some(endpoint) = self.node.otlp_endpoint.as_ref().filter(|endpoint| !endpoint.starts_with("http://")) {
+            c.bad(
+                "node.otlp_endpoint",
+                format!("{endpoint:?}"),
+                "http://HOST:PORT of a collector on this machine or in its network",
+            );
+        }
+        c.range("node.reload_watch_ticks", self.node.reload_watch_ticks, 1..=10_000, "1 to 10000");
+        c.range("node.reload_slower_max", self.node.reload_slower_max, 1.0..=1e6, "1 to 1000000");
         if self.admin.tls_cert.is_some() != self.admin.tls_key.is_some() {
             c.bad("admin.tls_key", format!("{:?}", self.admin.tls_key), "set if, and only if, admin.tls_cert is");
         }
@@ -591,6 +613,16 @@ impl WorldSpec {
         }
     }
 
+    /// Whether one of its copies has this name.
+    pub fn has(&self, name: &str) -> bool {
+        if self.count == 1 {
+            return self.name == name;
+        }
+        let number = name.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('-'));
+        let number = number.and_then(|number| number.parse().ok().filter(|n: &u32| n.to_string() == number));
+        number.is_some_and(|number| (1..=self.count).contains(&number))
+    }
+
     /// The names of its copies.
     pub fn names(&self) -> Vec<String> {
         numbered(&self.name, self.count)
@@ -648,6 +680,15 @@ mod tests {
     #[test]
     fn the_defaults_are_in_range() {
         assert_eq!(NodeConfig::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_world_has_the_names_of_its_copies_and_no_others() {
+        let spec: WorldSpec = toml::from_str("name = \"town\"\ncount = 12").unwrap();
+        assert!(spec.names().iter().all(|name| spec.has(name)));
+        for other in ["town", "town-0", "town-13", "town-01", "town-+1", "town-", "inn-1"] {
+            assert!(!spec.has(other), "{other}");
+        }
     }
 
     #[test]

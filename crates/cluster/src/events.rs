@@ -1,5 +1,6 @@
 //! What happened on a node, for people: the last few thousand events, in order.
 
+use aether_scripting::{Trace, Version};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,12 +24,16 @@ pub enum NodeEvent {
         world: String,
         /// Its name there.
         script: String,
+        /// Its version.
+        version: Version,
         /// How.
         cause: String,
         /// Whether it kept failing, and is left alone.
         parked: bool,
         /// Whether it comes back by itself.
         again: bool,
+        /// Where it was, on a node that keeps traces.
+        trace: Option<Box<Trace>>,
     },
     /// Overload protection took a step.
     Overload {
@@ -58,6 +63,17 @@ pub enum NodeEvent {
         /// What happened.
         text: String,
     },
+    /// All of this node's worlds run a new version. It is watched before it is kept.
+    Live {
+        /// The script.
+        script: String,
+        /// The version.
+        version: Version,
+        /// How many worlds.
+        worlds: usize,
+        /// From the order to swap to the last swap, milliseconds.
+        swap_ms: u64,
+    },
 }
 
 impl std::fmt::Display for NodeEvent {
@@ -67,16 +83,23 @@ impl std::fmt::Display for NodeEvent {
                 let level = ["error", "warn", "info", "debug"].get(*level as usize).unwrap_or(&"info");
                 write!(f, "{world}/{script} {level}: {text}")
             }
-            NodeEvent::ScriptEnded { world, script, cause, parked: true, .. } => write!(f, "{world}/{script} parked: {cause}"),
-            NodeEvent::ScriptEnded { world, script, cause, again: true, .. } => {
-                write!(f, "{world}/{script} ended, comes back: {cause}")
+            NodeEvent::ScriptEnded { world, script, cause, parked, again, trace, .. } => {
+                let follows = match (parked, again) {
+                    (true, _) => "parked",
+                    (false, true) => "ended, comes back",
+                    (false, false) => "ended",
+                };
+                write!(f, "{world}/{script} {follows}: {cause}")?;
+                trace.as_ref().map_or(Ok(()), |trace| write!(f, ", in {trace}"))
             }
-            NodeEvent::ScriptEnded { world, script, cause, .. } => write!(f, "{world}/{script} ended: {cause}"),
             NodeEvent::Overload { world, action } => write!(f, "{world} overload: {action}"),
             NodeEvent::WorldEnded { world, cause, parked: true } => write!(f, "{world} parked: {cause}"),
             NodeEvent::WorldEnded { world, cause, parked: false } => write!(f, "{world} ended, comes back: {cause}"),
             NodeEvent::Cluster { text } => write!(f, "cluster: {text}"),
             NodeEvent::Reload { script, text } => write!(f, "reload of {script}: {text}"),
+            NodeEvent::Live { script, version, worlds, swap_ms } => {
+                write!(f, "reload of {script}: version {version} runs in {worlds} worlds after {swap_ms} ms, and is watched")
+            }
         }
     }
 }
@@ -88,9 +111,12 @@ const EVENTS_MAX: usize = 4_096;
 #[derive(Debug, Clone, Default)]
 pub struct EventLog(Arc<Mutex<Events>>);
 
+/// An event and when it happened, milliseconds since 1970.
+pub type TimedEvent = (u64, NodeEvent);
+
 #[derive(Debug, Default)]
 struct Events {
-    list: VecDeque<NodeEvent>,
+    list: VecDeque<TimedEvent>,
     /// How many there have been.
     count: u64,
 }
@@ -106,10 +132,11 @@ impl EventLog {
             NodeEvent::WorldEnded { world, cause, parked } => tracing::error!(world, cause, parked, "world ended"),
             NodeEvent::Cluster { text } => tracing::info!(text, "cluster"),
             NodeEvent::Reload { script, text } => tracing::info!(script, text, "reload"),
+            NodeEvent::Live { script, version, worlds, swap_ms } => tracing::info!(script, %version, worlds, swap_ms, "live"),
         }
         let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         events.count += 1;
-        events.list.push_back(event);
+        events.list.push_back((clock_ms(), event));
         if events.list.len() > EVENTS_MAX {
             events.list.pop_front();
         }
@@ -117,11 +144,23 @@ impl EventLog {
 
     /// The events after the first `seen`, and how many there have been in all: the next call's `seen`.
     pub fn since(&self, seen: u64) -> (Vec<NodeEvent>, u64) {
+        let (events, count) = self.timed_since(seen);
+        (events.into_iter().map(|(_, event)| event).collect(), count)
+    }
+
+    /// The same with their times.
+    pub fn timed_since(&self, seen: u64) -> (Vec<TimedEvent>, u64) {
         let events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let new = (events.count - seen.min(events.count)) as usize;
         let skip = events.list.len().saturating_sub(new);
         (events.list.iter().skip(skip).cloned().collect(), events.count)
     }
+}
+
+/// What a clock on the wall says, milliseconds since 1970. For people: nothing is decided by it.
+pub(crate) fn clock_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 
 pub mod config;
 mod events;
+mod flight;
+mod limits;
 mod link;
 mod membership;
 mod node;
@@ -14,11 +16,14 @@ mod registry;
 mod script;
 mod status;
 mod ticker;
+pub mod trace;
 mod world;
 
 pub use aether_world_runtime::SetAside;
 pub use config::{ClusterSection, ConfigError, MemberSpec, NodeConfig, WorldSpec};
-pub use events::{EventLog, NodeEvent};
+pub use events::{EventLog, NodeEvent, TimedEvent};
+pub use flight::{FlightEvent, FlightKind, FlightRecord};
+pub use limits::{Limit, Rate, ScriptLimits, WorldLimitsUse};
 pub use link::pki;
 pub use membership::status::{ClusterLink, ClusterNode, ClusterStatus, ClusterWorld};
 pub use node::{AskError, AttendError, Node, NodeError, StopReport};
@@ -26,7 +31,7 @@ pub use placement::{Move, Plan, Why};
 pub use registry::actor::Source;
 pub use registry::reload::{PlannedWorld, PublishPlan, ReloadReport};
 pub use registry::{RegistryError, VersionInfo};
-pub use status::{NodeStatus, WorldState, WorldStatus};
+pub use status::{NodeCounters, NodeStatus, WorldState, WorldStatus};
 pub use world::mailbox::{Inbound, Presence};
 pub use world::show::{Changes, Created, Pose, STEP, Show};
 pub use world::stage::{Hand, InputError, Stage};

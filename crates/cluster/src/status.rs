@@ -5,6 +5,7 @@ use aether_types::{ScriptId, Version};
 use aether_world_runtime::{ReloadPhase, ScriptStatus};
 use serde::Serialize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a world is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
@@ -33,6 +34,9 @@ pub enum WorldState {
     Stopped,
 }
 
+/// Ticks of a second that are told one by one: more than the fastest world has.
+pub(crate) const TICKS_MAX: usize = 256;
+
 /// A world, over the last second.
 #[derive(Debug, Clone, Serialize, Default)]
 pub struct WorldStatus {
@@ -45,14 +49,22 @@ pub struct WorldStatus {
     pub tick: u64,
     /// Ticks in the last second.
     pub ticks: u64,
+    /// Ticks a second that it should have; 0: it has not begun.
+    pub tick_hz: f64,
     /// Ticks skipped since the node started.
     pub missed_ticks: u64,
+    /// Ticks that took more CPU time than their budget, since it began.
+    pub over_budget_ticks: u64,
     /// CPU time of a tick, microseconds.
     pub tick_p50_us: f64,
     /// CPU time of a tick, microseconds.
     pub tick_p99_us: f64,
     /// CPU time of a tick, microseconds.
     pub tick_max_us: f64,
+    /// CPU time of each tick of the last second, nanoseconds, in order; 256 of them at most.
+    pub ticks_ns: Arc<[u32]>,
+    /// The longest time between the beginnings of two ticks that follow each other, microseconds.
+    pub tick_gap_max_us: f64,
     /// The tick budget, microseconds.
     pub budget_us: f64,
     /// CPU time of the engine in a tick, microseconds, on average.
@@ -93,6 +105,12 @@ pub struct WorldStatus {
     pub host: HostStats,
     /// The number of its last commit.
     pub commit_seq: u64,
+    /// The longest that a commit of the last second took to be durable, microseconds.
+    pub commit_max_us: f64,
+    /// Checkpoints made since it began.
+    pub checkpoints: u64,
+    /// Checkpoints that could not be made, or could not be kept.
+    pub checkpoints_failed: u64,
     /// Its scripts.
     pub scripts: Arc<Vec<ScriptStatus>>,
 }
@@ -104,4 +122,57 @@ pub struct NodeStatus {
     pub name: String,
     /// Its worlds.
     pub worlds: Vec<WorldStatus>,
+    /// What it has counted.
+    pub counters: NodeCounters,
+}
+
+/// What a node has counted since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
+pub struct NodeCounters {
+    /// Reloads that it coordinated and whose version serves.
+    pub reloads_served: u64,
+    /// Reloads that it coordinated and that went back.
+    pub reloads_rolled_back: u64,
+    /// Times that it took a world.
+    pub worlds_claimed: u64,
+    /// Times that it gave a world to another node.
+    pub worlds_released: u64,
+    /// Times that a world was parked.
+    pub worlds_parked: u64,
+    /// Times that a script was parked.
+    pub scripts_parked: u64,
+    /// Flight records written.
+    pub flight_records: u64,
+}
+
+/// The same while it is counted, from any thread.
+#[derive(Debug, Default)]
+pub(crate) struct Counting {
+    pub reloads_served: AtomicU64,
+    pub reloads_rolled_back: AtomicU64,
+    pub worlds_claimed: AtomicU64,
+    pub worlds_released: AtomicU64,
+    pub worlds_parked: AtomicU64,
+    pub scripts_parked: AtomicU64,
+    pub flight_records: AtomicU64,
+}
+
+impl Counting {
+    pub fn read(&self) -> NodeCounters {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        NodeCounters {
+            reloads_served: read(&self.reloads_served),
+            reloads_rolled_back: read(&self.reloads_rolled_back),
+            worlds_claimed: read(&self.worlds_claimed),
+            worlds_released: read(&self.worlds_released),
+            worlds_parked: read(&self.worlds_parked),
+            scripts_parked: read(&self.scripts_parked),
+            flight_records: read(&self.flight_records),
+        }
+    }
+}
+
+/// One more.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }

@@ -67,7 +67,7 @@ fn weight(call: &Call) -> usize {
     128 + match call {
         Call::Message(message) => message.method.len() + message.payload.len(),
         Call::Event(event) => event.topic.len() + event.payload.len(),
-        Call::Start | Call::Tick(_) | Call::Stop | Call::Save | Call::Restore { .. } => 0,
+        Call::Start | Call::Tick(_) | Call::Stop | Call::Save | Call::Restore { .. } | Call::Test(_) => 0,
     }
 }
 

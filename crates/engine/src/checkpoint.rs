@@ -26,7 +26,7 @@ impl SavedCall {
             Call::Message(message) if message.delivery != 0 => None,
             Call::Message(message) => Some(SavedCall::Message((**message).clone())),
             Call::Event(event) => Some(SavedCall::Event((**event).clone())),
-            Call::Start | Call::Tick(_) | Call::Stop | Call::Save | Call::Restore { .. } => None,
+            Call::Start | Call::Tick(_) | Call::Stop | Call::Save | Call::Restore { .. } | Call::Test(_) => None,
         }
     }
 

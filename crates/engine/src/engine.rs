@@ -350,6 +350,7 @@ impl Host for Engine {
             dropped: self.callers.dropped,
             open_calls: self.open_calls.len(),
             waiting: self.callers.waiting(),
+            storage_bytes: self.storage.bytes(),
         }
     }
 }

@@ -29,6 +29,11 @@ impl Storage {
         storage
     }
 
+    /// Of keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Everything that is stored: namespace, key, value.
     pub fn iter(&self) -> impl Iterator<Item = (String, String, Vec<u8>)> + '_ {
         let entry = |(namespace, keys): (&'_ String, &'_ BTreeMap<String, Vec<u8>>)| {

@@ -200,7 +200,7 @@ pub mod cost {
 pub mod limit {
     /// Entities in one batch call or query.
     pub const BATCH: usize = 1_024;
-    /// Bytes of a component's, element's, sound's, topic's, method's, kind's or prefab's name, and of an RPC's target.
+    /// Bytes of a component's, element's, sound's, topic's, method's, kind's or prefab's name.
     pub const NAME_BYTES: usize = 64;
     /// Bytes of an RPC's target: world and script.
     pub const TARGET_BYTES: usize = 128;

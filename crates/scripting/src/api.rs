@@ -277,6 +277,8 @@ pub struct HostStats {
     pub open_calls: usize,
     /// Messages and events that wait for their script.
     pub waiting: usize,
+    /// Bytes of keys and values in storage.
+    pub storage_bytes: usize,
 }
 
 /// An engine: all six API traits, and what a world needs of it around a tick. What has a default can be left out by a host that

@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub const NATIVE_BYTES_MAX: usize = 16 << 20;
 /// The largest header; a real one has about 200 bytes.
 const HEADER_BYTES_MAX: usize = 4 << 10;
-const HEADER_SCHEMA: u8 = 1;
+const HEADER_SCHEMA: u8 = 2;
 const MAGIC: &[u8; 8] = b"AETHRAOT";
 
 /// The key that native code is signed with. All nodes that share artifacts share it.
@@ -342,7 +342,7 @@ mod tests {
     use crate::sandbox::SlotClass;
 
     fn profile() -> EngineProfile {
-        EngineProfile { class: SlotClass::Small, canonical_nans: false }
+        EngineProfile { class: SlotClass::Small, canonical_nans: false, traces: false }
     }
 
     fn artifact(key: &TrustKey, target: AotTarget) -> AotArtifact {

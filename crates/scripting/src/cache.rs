@@ -242,7 +242,7 @@ mod tests {
     use super::*;
     use crate::sandbox::SlotClass;
 
-    const PROFILE: EngineProfile = EngineProfile { class: SlotClass::Small, canonical_nans: false };
+    const PROFILE: EngineProfile = EngineProfile { class: SlotClass::Small, canonical_nans: false, traces: false };
 
     fn artifact(key: &TrustKey, source: &[u8]) -> AotArtifact {
         AotArtifact::sign(key, source.into(), vec![7; 1000], AotTarget::host(), PROFILE)

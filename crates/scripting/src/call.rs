@@ -7,6 +7,7 @@ use crate::abi::limit;
 use crate::data::ScriptData;
 use crate::metering::{Budget, MeteringOutcome, TrapKind};
 use crate::module::ScriptModule;
+use crate::trace::Trace;
 use aether_types::Version;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -65,6 +66,8 @@ pub enum Call {
         /// What it saved.
         state: Box<[u8]>,
     },
+    /// An export of an author's own, without parameters, that gives nothing or an `i32`: a test. No world makes this call.
+    Test(Box<str>),
 }
 
 /// What a call gave back besides its outcome.
@@ -76,11 +79,15 @@ pub enum Reply {
     State(Vec<u8>),
     /// Whether `restore_state` took it.
     Restored(bool),
+    /// What a test gave; 0 is good.
+    Tested(i32),
 }
 
 /// How a call ended, on the fibre's side.
 pub(crate) struct Ended {
     pub outcome: MeteringOutcome,
+    /// Where it was, if it ended badly and its engine knows.
+    pub trace: Option<Box<Trace>>,
     pub fuel: u64,
     pub reply: Reply,
     /// The call, if it ended badly.
@@ -221,6 +228,18 @@ pub(crate) async fn perform(
                 let refused = invoke!(fibre, store, f, (from.0 as i32, address, state.len() as i32))?;
                 return Ok(Reply::Restored(refused == 0));
             }
+        }
+        Call::Test(name) => {
+            let Some(f) = exports.instance.get_func(&mut *store, name) else { return Ok(Reply::None) };
+            let given = match f.typed::<(), i32>(&*store) {
+                Ok(f) => invoke!(fibre, store, f, ())?,
+                Err(_) => {
+                    let f = f.typed::<(), ()>(&*store)?;
+                    invoke!(fibre, store, f, ())?;
+                    0
+                }
+            };
+            return Ok(Reply::Tested(given));
         }
     }
     Ok(Reply::None)

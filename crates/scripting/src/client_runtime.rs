@@ -7,9 +7,11 @@ use crate::api::Host;
 use crate::compile;
 use crate::data::WorldMemory;
 use crate::instance::{InstanceError, InstanceSpec, ScriptInstance};
+use crate::instrument::{self, Instrumented};
 use crate::limits::{self, ModuleError, ModuleInfo, ModuleLimits};
 use crate::module::{EpochClock, Linkers, LoadError, ScriptModule};
 use crate::policy::{ServerResourcePolicy, SyscallPolicy};
+use crate::profile::Recorder;
 use crate::rate::ActionRates;
 use crate::sandbox::{EngineProfile, SlotClass};
 use crate::server_runtime::{ExecutionReport, SettingError, execute, number_from_env};
@@ -30,6 +32,8 @@ pub struct ClientRuntimeConfig {
     pub syscalls: SyscallPolicy,
     /// Whether host calls cost what they cost on a server; else each counts as one instruction.
     pub host_costs: bool,
+    /// Whether instructions do too; else each counts as one.
+    pub server_costs: bool,
     /// Variables that could not be read; [`ClientRuntime::new`] reports the first.
     pub problems: Vec<SettingError>,
 }
@@ -42,6 +46,7 @@ impl Default for ClientRuntimeConfig {
             memory_mb: 64,
             syscalls: SyscallPolicy::deny_all(),
             host_costs: false,
+            server_costs: false,
             problems: Vec::new(),
         }
     }
@@ -118,7 +123,7 @@ impl ClientRuntime {
             return Err(problem.clone().into());
         }
         let refused = |error: wasmtime::Error| ClientError::Engine(format!("{error:#}"));
-        let engine = EngineProfile::client().and_then(|config| Engine::new(&config)).map_err(refused)?;
+        let engine = EngineProfile::client(config.server_costs).and_then(|config| Engine::new(&config)).map_err(refused)?;
         let linkers = Linkers::new(&engine).map_err(refused)?;
         let clock = EpochClock::default();
         clock.add(&engine);
@@ -148,6 +153,19 @@ impl ClientRuntime {
         let mut module = ScriptModule::link(&self.engine, &self.linkers, module, found, SlotClass::Large)?;
         module.counts_calls = !self.config.host_costs;
         Ok(Arc::new(module))
+    }
+
+    /// The same with probes in it: what its instances use is recorded by function. They use more fuel than without.
+    pub fn load_profiled(&self, bytes: &[u8]) -> Result<(Arc<ScriptModule>, Recorder), ClientError> {
+        self.check(bytes)?;
+        let refused = |error: wasmtime::Error| ClientError::Engine(format!("{error:#}"));
+        let Instrumented { wasm, params } = instrument::with_probes(&compile::to_binary(bytes)?)?;
+        let recorder = Recorder::new(params);
+        let linkers = Linkers::with_probes(&self.engine, &recorder).map_err(refused)?;
+        let module = Module::new(&self.engine, wasm).map_err(refused)?;
+        let mut module = ScriptModule::link(&self.engine, &linkers, module, Digest::of(bytes), SlotClass::Large)?;
+        module.counts_calls = !self.config.host_costs;
+        Ok((Arc::new(module), recorder))
     }
 
     /// The policy that follows from the settings.

@@ -25,7 +25,7 @@ pub enum Compiler {
     /// In this process: no limit on CPU time and memory but those of the module.
     #[default]
     InProcess,
-    /// In a child process with limits: `program args… TARGET CLASS NANS CPU_SECONDS MEMORY_BYTES`, wasm on its standard input,
+    /// In a child process with limits: `program args… TARGET CLASS NANS TRACES CPU_SECONDS MEMORY_BYTES`, wasm on its standard input,
     /// native code on its standard output. See [`worker`].
     Child {
         /// The program, usually this one.
@@ -200,7 +200,12 @@ fn in_child(
     let spawn = |source| CompileError::Spawn { program: program.clone(), source };
     let mut child = Command::new(program)
         .args(args)
-        .args([target.to_string(), format!("{:?}", profile.class).to_lowercase(), profile.canonical_nans.to_string()])
+        .args([
+            target.to_string(),
+            format!("{:?}", profile.class).to_lowercase(),
+            profile.canonical_nans.to_string(),
+            profile.traces.to_string(),
+        ])
         .args([limits.cpu_seconds, limits.memory_bytes].map(|limit| limit.to_string()))
         .env_clear()
         .stdin(Stdio::piped())
@@ -262,8 +267,9 @@ pub fn worker(args: &[String]) -> ExitCode {
     let refused = |error: String| (WORKER_REFUSED, error);
     let failed = |error: String| (WORKER_FAILED, error);
     let run = || -> Result<(), (i32, String)> {
-        let usage = || failed("a worker takes a target, a class, true or false, CPU seconds and bytes of memory".to_owned());
-        let [target, class, nans, cpu_seconds, memory_bytes] = args else { return Err(usage()) };
+        let usage =
+            || failed("a worker takes a target, a class, true or false twice, CPU seconds and bytes of memory".to_owned());
+        let [target, class, nans, traces, cpu_seconds, memory_bytes] = args else { return Err(usage()) };
         let target =
             [AotTarget::LinuxX64, AotTarget::LinuxAArch64].into_iter().find(|t| t.to_string() == *target).ok_or_else(usage)?;
         let class = if class == "small" { SlotClass::Small } else { SlotClass::Large };
@@ -274,7 +280,8 @@ pub fn worker(args: &[String]) -> ExitCode {
         // Checked once more: a worker trusts nobody.
         limits::inspect(&wasm, &ModuleLimits::default(), &crate::server_runtime::all_syscalls())
             .map_err(|e| refused(e.to_string()))?;
-        let native = precompile(&wasm, target, EngineProfile { class, canonical_nans: nans == "true" }).map_err(refused)?;
+        let profile = EngineProfile { class, canonical_nans: nans == "true", traces: traces == "true" };
+        let native = precompile(&wasm, target, profile).map_err(refused)?;
         std::io::stdout().write_all(&native).map_err(|e| failed(e.to_string()))
     };
     match run() {

@@ -146,11 +146,13 @@ pub(crate) struct HostYield {
     pub fuel_left: u64,
 }
 
-/// Host calls by group, since they were last taken.
+/// Host calls and refused actions, since they were last taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// In the order of [`crate::abi::HostGroup::ALL`].
     pub host_calls: [u32; 7],
+    /// Actions refused because an allowance was used up, in the order of [`crate::rate::RateLimitedAction::ALL`].
+    pub refused: [u32; 7],
     /// Bytes of linear memory.
     pub memory_bytes: u64,
 }

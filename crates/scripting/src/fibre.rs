@@ -7,6 +7,7 @@ use crate::call::{Call, Ended, Exports, Reply, outcome_of, perform};
 use crate::data::{Counters, FibreCharge, HostYield, ScriptData, WorldContext, WorldSlot};
 use crate::instance::Step;
 use crate::metering::{Budget, MeteringOutcome};
+use crate::trace::Trace;
 use atomic_refcell::AtomicRefCell;
 use rand_pcg::Pcg64Mcg;
 use std::future::Future;
@@ -88,12 +89,13 @@ impl Fibre {
             let _ = self.future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         }
         let counters = &mut self.meeting.exchange.borrow_mut().counters;
-        Counters { host_calls: std::mem::take(&mut counters.host_calls), memory_bytes: counters.memory_bytes }
+        let memory_bytes = counters.memory_bytes;
+        Counters { memory_bytes, ..std::mem::replace(counters, Counters { memory_bytes, ..Counters::default() }) }
     }
 
     /// Begin a call (`Some`) or go on with the one that is paused, for one quantum. Whether it is paused now is in the outcome.
     #[inline]
-    pub(crate) fn poll(&mut self, world: &mut Option<Box<WorldContext>>, call: Option<Call>) -> Step {
+    pub(crate) fn poll(&mut self, world: &mut Option<Box<WorldContext>>, call: Option<Call>) -> (Step, Option<Box<Trace>>) {
         let Fibre { meeting, future } = self;
         {
             let mut exchange = meeting.exchange.borrow_mut();
@@ -109,12 +111,14 @@ impl Fibre {
         let exchange = &mut *meeting.exchange.borrow_mut();
         std::mem::swap(&mut exchange.lent, world);
         match exchange.ended.take() {
-            Some(Ended { outcome, fuel, reply, failed }) => Step { outcome, fuel: exchange.meter.report(fuel), reply, failed },
+            Some(Ended { outcome, trace, fuel, reply, failed }) => {
+                (Step { outcome, fuel: exchange.meter.report(fuel), reply, failed }, trace)
+            }
             None => {
                 let charged = exchange.charged;
                 let fuel = exchange.meter.paused(exchange.yielded.take(), charged);
                 let outcome = MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: true };
-                Step { outcome, fuel, reply: Reply::None, failed: None }
+                (Step { outcome, fuel, reply: Reply::None, failed: None }, None)
             }
         }
     }
@@ -194,9 +198,9 @@ async fn live(mut store: Store<ScriptData>, mut exports: Exports, meeting: Arc<M
         let own = &store.data().own;
         let charged = own.charged + own.fibre.as_ref().map_or(0, |fibre| fibre.in_call);
         let fuel = total - left.min(total) + charged;
-        let (outcome, reply) = match result {
-            Ok(reply) => (MeteringOutcome::Completed, reply),
-            Err(error) => (outcome_of(&error), Reply::None),
+        let (outcome, reply, trace) = match result {
+            Ok(reply) => (MeteringOutcome::Completed, reply, None),
+            Err(error) => (outcome_of(&error), Reply::None, Trace::of(&error)),
         };
         if polls != meeting.polls.load(Ordering::Relaxed) || outcome.is_end() {
             // Whoever is paused whenever it is asked would never report.
@@ -207,7 +211,7 @@ async fn live(mut store: Store<ScriptData>, mut exports: Exports, meeting: Arc<M
         if std::mem::take(&mut own.random_used) {
             exchange.random = Some(own.random.clone());
         }
-        exchange.ended = Some(Ended { outcome, fuel, reply, failed: outcome.is_end().then_some(call) });
+        exchange.ended = Some(Ended { outcome, trace, fuel, reply, failed: outcome.is_end().then_some(call) });
         drop(exchange);
         if outcome.is_end() {
             return;
@@ -218,9 +222,12 @@ async fn live(mut store: Store<ScriptData>, mut exports: Exports, meeting: Arc<M
 /// Move what was counted to where the world can read it.
 fn report(store: &mut Store<ScriptData>, meeting: &Meeting) {
     let data = store.data_mut();
-    let Counters { host_calls, memory_bytes } = &mut meeting.exchange.borrow_mut().counters;
+    let Counters { host_calls, refused, memory_bytes } = &mut meeting.exchange.borrow_mut().counters;
     for (sum, calls) in host_calls.iter_mut().zip(&mut data.own.host_calls) {
         *sum += std::mem::take(calls);
+    }
+    for (sum, actions) in refused.iter_mut().zip(data.own.limiter.take_refused()) {
+        *sum += actions;
     }
     *memory_bytes = data.meter.used;
 }

@@ -15,6 +15,7 @@ use crate::module::ScriptModule;
 use crate::policy::{OnBudget, ServerResourcePolicy};
 use crate::rate::{ActionLimiter, ActionRates};
 use crate::sandbox::{FIBRE_QUANTUM, SlotClass};
+use crate::trace::Trace;
 use crate::wasi::WasiState;
 use aether_types::{Blame, InstanceId, Version};
 use rand_core::SeedableRng;
@@ -126,6 +127,7 @@ pub struct ScriptInstance {
     body: Body,
     paused: bool,
     ended: bool,
+    trace: Option<Box<Trace>>,
 }
 
 impl ScriptInstance {
@@ -184,7 +186,7 @@ impl ScriptInstance {
             false => Body::Sync(SyncBody { store, on_tick: exports.on_tick.clone(), exports: Box::new(exports) }),
             true => Body::Fibre(Fibre::new(store, exports, total, quantum).map_err(engine)?),
         };
-        Ok(ScriptInstance { body, paused: false, ended: false })
+        Ok(ScriptInstance { body, paused: false, ended: false, trace: None })
     }
 
     /// Whether a call is paused in the middle.
@@ -209,7 +211,7 @@ impl ScriptInstance {
         debug_assert!(!self.paused && !self.ended, "a paused instance is resumed, an ended one is rebuilt");
         match &mut self.body {
             Body::Sync(body) => {
-                let step = run_sync(body, world, call, fuel);
+                let step = run_sync(body, world, call, fuel, &mut self.trace);
                 self.ended = step.outcome.is_end();
                 step
             }
@@ -229,7 +231,10 @@ impl ScriptInstance {
         let (result, fuel) = metered(store, world, fuel, |store| on_tick.call(&mut *store, dt));
         let outcome = match result {
             Ok(()) => MeteringOutcome::Completed,
-            Err(error) => outcome_of(&error),
+            Err(error) => {
+                self.trace = Trace::of(&error);
+                outcome_of(&error)
+            }
         };
         self.ended = outcome.is_end();
         (outcome, fuel)
@@ -246,9 +251,17 @@ impl ScriptInstance {
         let Body::Fibre(fibre) = &mut self.body else {
             unreachable!("only scripts on a fibre are polled");
         };
-        let step = fibre.poll(world, call);
+        let (step, trace) = fibre.poll(world, call);
+        if trace.is_some() {
+            self.trace = trace;
+        }
         (self.paused, self.ended) = (step.outcome.is_pause(), step.outcome.is_end());
         step
+    }
+
+    /// Where it was when its last call ended badly; `None` if its engine keeps no address maps.
+    pub fn take_trace(&mut self) -> Option<Box<Trace>> {
+        self.trace.take()
     }
 
     /// The state of its randomness. Of a paused script: before the call that is paused.
@@ -259,12 +272,13 @@ impl ScriptInstance {
         })
     }
 
-    /// Host calls since this was last asked, and memory. Of a paused script: as of its last finished call.
+    /// Host calls and refused actions since this was last asked, and memory. Of a paused script: as of its last finished call.
     pub fn take_counters(&mut self) -> Counters {
         match &mut self.body {
             Body::Sync(body) => {
                 let data = body.store.data_mut();
-                Counters { host_calls: std::mem::take(&mut data.own.host_calls), memory_bytes: data.meter.used }
+                let (host_calls, refused) = (std::mem::take(&mut data.own.host_calls), data.own.limiter.take_refused());
+                Counters { host_calls, refused, memory_bytes: data.meter.used }
             }
             Body::Fibre(fibre) => fibre.take_counters(!self.paused && !self.ended),
         }
@@ -351,7 +365,13 @@ fn metered<R>(
     (result, fuel - left.min(fuel) + std::mem::take(&mut data.own.charged))
 }
 
-fn run_sync(body: &mut SyncBody, world: &mut Option<Box<WorldContext>>, call: Call, fuel: u64) -> Step {
+fn run_sync(
+    body: &mut SyncBody,
+    world: &mut Option<Box<WorldContext>>,
+    call: Call,
+    fuel: u64,
+    trace: &mut Option<Box<Trace>>,
+) -> Step {
     let SyncBody { store, exports, .. } = body;
     let (result, fuel) = metered(store, world, fuel, |store| {
         let performed = pin!(perform(store, exports, &call, false));
@@ -362,6 +382,9 @@ fn run_sync(body: &mut SyncBody, world: &mut Option<Box<WorldContext>>, call: Ca
     });
     match result {
         Ok(reply) => Step { outcome: MeteringOutcome::Completed, fuel, reply, failed: None },
-        Err(error) => Step { outcome: outcome_of(&error), fuel, reply: Reply::None, failed: Some(call) },
+        Err(error) => {
+            *trace = Trace::of(&error);
+            Step { outcome: outcome_of(&error), fuel, reply: Reply::None, failed: Some(call) }
+        }
     }
 }

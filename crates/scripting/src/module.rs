@@ -8,6 +8,7 @@ use crate::artifact::{AotArtifact, ManifestVerificationError, TrustKey};
 use crate::data::ScriptData;
 use crate::limits::ModuleError;
 use crate::policy::{SyscallCategory, SyscallPolicy};
+use crate::profile::Recorder;
 use crate::sandbox::{EPOCH_MS, EngineProfile, PoolSize, SlotClass};
 use crate::{host, native, wasi};
 use aether_types::{Blame, Digest};
@@ -155,6 +156,14 @@ impl Linkers {
             Ok(linker)
         };
         Ok(Linkers { sync: linker(false)?, fibre: linker(true)? })
+    }
+
+    /// The same for a module with probes in it.
+    pub(crate) fn with_probes(engine: &Engine, recorder: &Recorder) -> wasmtime::Result<Linkers> {
+        let mut linkers = Linkers::new(engine)?;
+        recorder.link(&mut linkers.sync)?;
+        recorder.link(&mut linkers.fibre)?;
+        Ok(linkers)
     }
 }
 

@@ -144,6 +144,8 @@ struct TokenBucket {
 pub struct ActionLimiter {
     rates: [f32; 7],
     buckets: [TokenBucket; 7],
+    /// Actions refused, by kind, since they were last taken.
+    refused: [u32; 7],
 }
 
 impl ActionLimiter {
@@ -151,13 +153,13 @@ impl ActionLimiter {
     pub fn new(rates: &ActionRates) -> ActionLimiter {
         let rates = rates.as_array();
         let buckets = rates.map(|rate| TokenBucket { tokens: capacity(rate), refilled_ns: 0 });
-        ActionLimiter { rates, buckets }
+        ActionLimiter { rates, buckets, refused: [0; 7] }
     }
 
     /// Empty buckets at this time.
     pub fn drained(rates: &ActionRates, now_ns: u64) -> ActionLimiter {
         let rates = rates.as_array();
-        ActionLimiter { rates, buckets: [TokenBucket { tokens: 0.0, refilled_ns: now_ns }; 7] }
+        ActionLimiter { rates, buckets: [TokenBucket { tokens: 0.0, refilled_ns: now_ns }; 7], refused: [0; 7] }
     }
 
     /// What is left of an allowance at this time of the world's clock.
@@ -170,6 +172,12 @@ impl ActionLimiter {
             bucket.refilled_ns = now_ns;
         }
         bucket.tokens
+    }
+
+    /// Actions of this script that were refused since this was last asked, whoever's allowance was used up; in the order of
+    /// [`RateLimitedAction::ALL`].
+    pub fn take_refused(&mut self) -> [u32; 7] {
+        std::mem::take(&mut self.refused)
     }
 
     fn take(&mut self, action: RateLimitedAction, amount: f32) {
@@ -190,10 +198,17 @@ pub fn take(
     amount: f32,
     now_ns: u64,
 ) -> Result<(), ActionRateLimited> {
-    for (limiter, scope) in [(&mut *script, RateLimitScope::Script), (&mut *world, RateLimitScope::World)] {
-        if limiter.left(action, now_ns) < amount {
-            return Err(ActionRateLimited { action, scope });
-        }
+    let scope = if script.left(action, now_ns) < amount {
+        Some(RateLimitScope::Script)
+    } else if world.left(action, now_ns) < amount {
+        Some(RateLimitScope::World)
+    } else {
+        None
+    };
+    if let Some(scope) = scope {
+        let refused = &mut script.refused[action as usize];
+        *refused = refused.saturating_add(1);
+        return Err(ActionRateLimited { action, scope });
     }
     script.take(action, amount);
     world.take(action, amount);
@@ -223,6 +238,7 @@ mod tests {
         assert_eq!(rpc(), Ok(()));
         let refused = ActionRateLimited { action: RateLimitedAction::Rpc, scope: RateLimitScope::World };
         assert_eq!(rpc(), Err(refused));
+        assert_eq!((script.take_refused(), script.take_refused()), ([0, 1, 0, 0, 0, 0, 0], [0; 7]));
         assert_eq!(script.left(RateLimitedAction::Rpc, 0), 49.0);
     }
 

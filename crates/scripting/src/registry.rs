@@ -118,7 +118,7 @@ mod tests {
     use crate::sandbox::{AotTarget, EngineProfile, SlotClass};
 
     fn artifact(key: &TrustKey, source: &[u8]) -> AotArtifact {
-        let profile = EngineProfile { class: SlotClass::Small, canonical_nans: false };
+        let profile = EngineProfile { class: SlotClass::Small, canonical_nans: false, traces: false };
         AotArtifact::sign(key, source.into(), b"native".to_vec(), AotTarget::host(), profile)
     }
 

@@ -4,8 +4,10 @@
 //! them changes [`EngineProfile::fingerprint`]. Not here: compiling (`compile`), loading (`native`), limits of one script (`policy`).
 
 use crate::abi;
+use crate::trace::FRAMES_MAX;
 use aether_types::Digest;
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroUsize;
 use wasmtime::{
     Config, InstanceAllocationStrategy, ModuleVersionStrategy, OperatorCost, OptLevel, PoolingAllocationConfig, WasmFeatures,
 };
@@ -108,13 +110,16 @@ pub struct EngineProfile {
     pub class: SlotClass,
     /// Whether NaNs have one bit pattern, so that float code gives equal bits on all machines. Costs up to 1.7 times on float code.
     pub canonical_nans: bool,
+    /// Whether calls that end badly say where they were ([`crate::trace`]), for authors. The code is the same; artifacts are larger by an
+    /// address map, and an end takes microseconds more.
+    pub traces: bool,
 }
 
 impl EngineProfile {
     /// Names engine, ABI and every setting that generated code depends on.
     pub fn fingerprint(self, target: AotTarget) -> Digest {
-        // `3`: raise it when `config` below changes.
-        Digest::of(format!("wasmtime {ENGINE_VERSION}, abi {}, config 3, {target}, {self:?}", abi::ABI_VERSION).as_bytes())
+        // `4`: raise it when `config` below changes.
+        Digest::of(format!("wasmtime {ENGINE_VERSION}, abi {}, config 4, {target}, {self:?}", abi::ABI_VERSION).as_bytes())
     }
 
     /// The settings that all uses share.
@@ -135,7 +140,7 @@ impl EngineProfile {
             .wasm_multi_memory(false)
             .wasm_tail_call(false)
             .wasm_features(WasmFeatures::EXTENDED_CONST, true)
-            .wasm_backtrace_max_frames(None)
+            .wasm_backtrace_max_frames(if self.traces { NonZeroUsize::new(FRAMES_MAX) } else { None })
             .max_wasm_stack(128 << 10)
             .async_stack_size(256 << 10)
             .memory_reservation(self.class.mebibytes() << 20)
@@ -144,7 +149,7 @@ impl EngineProfile {
             .memory_reservation_for_growth(0)
             .guard_before_linear_memory(false)
             .native_unwind_info(false)
-            .generate_address_map(false)
+            .generate_address_map(self.traces)
             .gc_support(false)
             .concurrency_support(false);
         let fingerprint = self.fingerprint(target).short();
@@ -180,12 +185,14 @@ impl EngineProfile {
     }
 
     /// For compiling and running at once, on a player's device or an author's machine. Traps say where.
-    pub(crate) fn client() -> wasmtime::Result<Config> {
-        let profile = EngineProfile { class: SlotClass::Large, canonical_nans: false };
+    pub(crate) fn client(server_costs: bool) -> wasmtime::Result<Config> {
+        let profile = EngineProfile { class: SlotClass::Large, canonical_nans: false, traces: true };
         let mut config = profile.config(AotTarget::host())?;
-        config.memory_reservation(4 << 30).generate_address_map(true).wasm_backtrace_max_frames(std::num::NonZeroUsize::new(32));
-        // One fuel is one instruction here: `AETHER_SCRIPT_MAX_OPS` counts instructions.
-        config.operator_cost(OperatorCost::new());
+        config.memory_reservation(4 << 30);
+        if !server_costs {
+            // One fuel is one instruction here: `AETHER_SCRIPT_MAX_OPS` counts instructions.
+            config.operator_cost(OperatorCost::new());
+        }
         Ok(config)
     }
 }
@@ -238,7 +245,9 @@ mod tests {
         for class in [SlotClass::Small, SlotClass::Large] {
             for canonical_nans in [false, true] {
                 for target in [AotTarget::LinuxX64, AotTarget::LinuxAArch64] {
-                    assert!(seen.insert(EngineProfile { class, canonical_nans }.fingerprint(target)));
+                    for traces in [false, true] {
+                        assert!(seen.insert(EngineProfile { class, canonical_nans, traces }.fingerprint(target)));
+                    }
                 }
             }
         }

@@ -111,6 +111,8 @@ pub struct ServerRuntimeConfig {
     pub module_limits: ModuleLimits,
     /// One bit pattern for NaNs, for worlds that must repeat on other machines.
     pub canonical_nans: bool,
+    /// Whether calls that end badly say where: for authors. See [`EngineProfile::traces`].
+    pub traces: bool,
     /// Variables that could not be read; [`ServerRuntime::new`] reports the first.
     pub problems: Vec<SettingError>,
 }
@@ -139,6 +141,7 @@ impl Default for ServerRuntimeConfig {
             pool: PoolSize::default(),
             module_limits: ModuleLimits::default(),
             canonical_nans: false,
+            traces: false,
             problems: Vec::new(),
         }
     }
@@ -330,7 +333,7 @@ impl ServerRuntime {
 
     fn profile(&self, memory_mb: u64) -> EngineProfile {
         let class = SlotClass::holding(memory_mb).unwrap_or(SlotClass::Large);
-        EngineProfile { class, canonical_nans: self.config.canonical_nans }
+        EngineProfile { class, canonical_nans: self.config.canonical_nans, traces: self.config.traces }
     }
 
     /// Compile a module for a target, for scripts with the default memory cap. What was compiled before comes from the cache.

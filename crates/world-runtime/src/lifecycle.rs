@@ -74,6 +74,7 @@ impl World {
             saved,
             restarts: Restarts::default(),
             deferrals_seen: 0,
+            refused: [0; 7],
             suspect: None,
             in_hand: 0,
             seated: false,
@@ -135,6 +136,7 @@ impl World {
             end: End::NotStarted(cause.clone()),
             parked: true,
             again: false,
+            trace: None,
         });
         self.failed.push(ScriptStatus::of_failed(name, script, version, cause));
     }
@@ -205,7 +207,9 @@ impl World {
     pub(crate) fn script_ended(&mut self, key: ScriptKey, end: End, during: Option<Call>, report: &mut TickReport) {
         let (now_ns, tick, rule) = (self.now_ns(), self.tick, self.config.restarts);
         let Some(slot) = self.slots[key.0 as usize].as_mut() else { return };
-        self.discarded.extend(self.hot[key.0 as usize].instance.take());
+        let mut ended = self.hot[key.0 as usize].instance.take();
+        let trace = ended.as_mut().and_then(ScriptInstance::take_trace);
+        self.discarded.extend(ended);
         let version = slot.parts.version;
         if let Some(call @ (Call::Message(_) | Call::Event(_))) = during
             && end.blames_message()
@@ -248,7 +252,7 @@ impl World {
         self.reload_saw_end(key, version, &end);
         let sibling = matches!(end, End::WithSibling(_));
         let (parked, again) = (decision == Decision::Park, matches!(decision, Decision::Restart { .. }));
-        report.ends.push(ScriptEnd { name: name.clone(), script, version, end, parked, again });
+        report.ends.push(ScriptEnd { name: name.clone(), script, version, end, parked, again, trace });
         if self.config.strategy == Strategy::All && !sibling && !trial && decision != Decision::Leave {
             self.end_siblings(key, &name, report);
         }
@@ -266,7 +270,8 @@ impl World {
             if let Some(slot) = self.slot(other) {
                 let (script, version) = (slot.parts.manifest.name, slot.parts.version);
                 let end = End::WithSibling(name.to_owned());
-                report.ends.push(ScriptEnd { name: slot.parts.name.clone(), script, version, end, parked: false, again: true });
+                let name = slot.parts.name.clone();
+                report.ends.push(ScriptEnd { name, script, version, end, parked: false, again: true, trace: None });
             }
         }
     }
@@ -433,6 +438,7 @@ impl ScriptStatus {
             deferrals: 0,
             cost_ns: 0.0,
             host_calls: [0; 7],
+            refused: [0; 7],
             memory_bytes: 0,
             restarts: 0,
         }

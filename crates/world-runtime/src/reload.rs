@@ -177,7 +177,9 @@ impl Rehearsal {
         let mut context = Some(context);
         carry_over(&mut instance, id, &mut context, self.state.as_ref(), self.fuel)?;
         match call_bounded(Some(&mut instance), id, &mut context, Call::Tick(self.dt), self.fuel) {
-            Bounded::Failed(outcome) if outcome.is_end() => Err(format!("its first on_tick: {outcome}")),
+            Bounded::Failed(outcome) if outcome.is_end() => {
+                Err(with_trace(format!("its first on_tick: {outcome}"), &mut instance))
+            }
             _ => Ok(()),
         }
     }
@@ -195,7 +197,7 @@ fn carry_over(
         Some((from, state)) => ("restore_state", Call::Restore { from: *from, state: state.clone().into() }),
         None => ("on_start", Call::Start),
     };
-    match call_bounded(Some(instance), id, context, call, fuel) {
+    match call_bounded(Some(&mut *instance), id, context, call, fuel) {
         Bounded::Completed(Reply::Restored(false)) => {
             let from = state.map_or(Version(0), |(from, _)| *from);
             Err(format!("restore_state refused the state of version {from}"))
@@ -203,7 +205,15 @@ fn carry_over(
         Bounded::Completed(_) => Ok(()),
         Bounded::NotNow => Err(format!("{name} could not be called")),
         Bounded::Failed(MeteringOutcome::BudgetExceeded { .. }) => Err(format!("{name} took more than {fuel} fuel")),
-        Bounded::Failed(outcome) => Err(format!("{name} {outcome}")),
+        Bounded::Failed(outcome) => Err(with_trace(format!("{name} {outcome}"), instance)),
+    }
+}
+
+/// A reason, and where it was if that is known.
+fn with_trace(reason: String, instance: &mut ScriptInstance) -> String {
+    match instance.take_trace() {
+        Some(trace) => format!("{reason}, in {trace}"),
+        None => reason,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::supervision::{End, Restarts};
 use aether_scripting::instance::{InstanceError, RandomState};
 use aether_scripting::manifest::ScriptManifest;
 use aether_scripting::{
-    ApiError, Call, InstanceSpec, MeteringOutcome, Reply, ScriptInstance, ScriptModule, Vec3, WorldContext, WorldMemory,
+    ApiError, Call, InstanceSpec, MeteringOutcome, Reply, ScriptInstance, ScriptModule, Trace, Vec3, WorldContext, WorldMemory,
 };
 use aether_types::{InstanceId, ScriptId, Tick, Version};
 use serde::{Deserialize, Serialize};
@@ -108,6 +108,8 @@ pub struct ScriptStatus {
     pub cost_ns: f32,
     /// Host calls by group since the last status.
     pub host_calls: [u32; 7],
+    /// Actions refused by a rate limit since the world started, in the order of [`aether_scripting::RateLimitedAction::ALL`].
+    pub refused: [u32; 7],
     /// Bytes of memory.
     pub memory_bytes: u64,
     /// Restarts since the world started.
@@ -129,6 +131,8 @@ pub struct ScriptEnd {
     pub parked: bool,
     /// Whether it comes back by itself.
     pub again: bool,
+    /// Where it was, if its engine knows.
+    pub trace: Option<Box<Trace>>,
 }
 
 /// A message or event that ended its script twice: it is not given to it a third time.
@@ -264,6 +268,8 @@ pub(crate) struct Slot {
     pub saved: Option<(Version, Vec<u8>)>,
     pub restarts: Restarts,
     pub deferrals_seen: u32,
+    /// Actions refused by a rate limit, of all its instances so far.
+    pub refused: [u32; 7],
     /// What ended it, and is tried once more.
     pub suspect: Option<Call>,
     /// The delivery number of the message that it is in the middle of, if that has one.

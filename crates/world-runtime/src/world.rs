@@ -528,8 +528,9 @@ impl World {
             .flatten()
             .map(|slot| {
                 let hot = &mut all_hot[slot.key.0 as usize];
-                let Counters { host_calls, memory_bytes } =
+                let Counters { host_calls, refused, memory_bytes } =
                     hot.instance.as_mut().map(ScriptInstance::take_counters).unwrap_or_default();
+                slot.refused.iter_mut().zip(refused).for_each(|(sum, more)| *sum = sum.saturating_add(more));
                 let turns = std::mem::take(&mut hot.turns);
                 let paused = hot.instance.as_ref().is_some_and(ScriptInstance::is_paused);
                 let passed = (ticks as u32).wrapping_sub(std::mem::replace(&mut slot.deferrals_seen, ticks as u32));
@@ -547,6 +548,7 @@ impl World {
                     deferrals: if in_order { passed.saturating_sub(turns) } else { 0 },
                     cost_ns: scheduler.cost_ns(slot.key),
                     host_calls,
+                    refused: slot.refused,
                     memory_bytes,
                     restarts: slot.restarts.total(),
                 }

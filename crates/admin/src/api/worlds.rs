@@ -2,7 +2,7 @@
 
 use super::{Answer, Api, Asked, Given, Shared, ask, body, found, query};
 use crate::problem::Problem;
-use crate::shapes::{CheckpointRow, Done, Entity, Sample, Saved, SetAsideRow, World, WorldRow, Worlds};
+use crate::shapes::{CheckpointRow, Done, Entity, Flight, LimitsOfWorld, Sample, Saved, SetAsideRow, World, WorldRow, Worlds};
 use crate::summary::{STATES, shortened, state_code};
 use crate::{CheckpointBody, RestoreBody};
 use aether_cluster::{ClusterStatus, Node, NodeStatus, SetAside, WorldState, WorldStatus};
@@ -28,7 +28,7 @@ pub(crate) struct WorldsQuery {
     state: Option<String>,
     /// Only worlds of this node.
     node: Option<String>,
-    /// `name` (default), `load` or `p99`: the highest first.
+    /// `name` (default), `load`, `p99`, `deferred` or `missed`: the highest first.
     sort: Option<String>,
     /// So many are left out at the start.
     #[serde(default)]
@@ -57,6 +57,8 @@ fn row(world: &WorldStatus) -> WorldRow {
         tick_p99_us: world.tick_p99_us,
         budget_us: world.budget_us,
         utilisation: world.utilisation,
+        deferred: world.deferred,
+        missed_ticks: world.missed_ticks,
         scripts: world.scripts.len(),
         suspended: world.suspended,
         parked: world.parked,
@@ -105,7 +107,9 @@ fn page(mut rows: Vec<WorldRow>, asked: &WorldsQuery) -> Result<Worlds, Problem>
         Some("load") => rows
             .sort_by(|a, b| (b.utilisation, b.load).partial_cmp(&(a.utilisation, a.load)).unwrap_or(std::cmp::Ordering::Equal)),
         Some("p99") => rows.sort_by(|a, b| b.tick_p99_us.total_cmp(&a.tick_p99_us)),
-        Some(other) => return Err(bad(format!("{other:?} is no order: name, load, p99"))),
+        Some("deferred") => rows.sort_by_key(|row| std::cmp::Reverse(row.deferred)),
+        Some("missed") => rows.sort_by_key(|row| std::cmp::Reverse(row.missed_ticks)),
+        Some(other) => return Err(bad(format!("{other:?} is no order: name, load, p99, deferred, missed"))),
     }
     let matched = rows.len();
     let worlds: Vec<_> = rows.into_iter().skip(asked.offset).take(limit).collect();
@@ -156,6 +160,45 @@ pub(crate) async fn world(State(api): Shared, Path(world): Path<String>, asked: 
     responses((status = 200, body = Vec<Sample>)))]
 pub(crate) async fn history(State(api): Shared, Path(world): Path<String>) -> Answer {
     ask(api, move |api| find(api, &world).and_then(|_| Ok(api.hub()?.history(&world)))).await
+}
+
+/// The last few hundred things that happened to a world, through all its restarts. A parked world's are also in a file of its node's
+/// data directory, `flight/WORLD-TIME.json`.
+#[utoipa::path(get, path = "/v1/worlds/{world}/flight", tag = "worlds", params(("world" = String, Path, description = "Its name.")),
+    responses((status = 200, body = Flight)))]
+pub(crate) async fn flight(State(api): Shared, Path(world): Path<String>) -> Answer {
+    ask(api, move |api| api.node.flight(&world)).await
+}
+
+/// What a world and its scripts may use, how much of it they do, and how often a rate limit refused them something.
+#[utoipa::path(get, path = "/v1/worlds/{world}/limits", tag = "worlds",
+    params(("world" = String, Path, description = "Its name."), WorldQuery), responses((status = 200, body = LimitsOfWorld)))]
+pub(crate) async fn limits(State(api): Shared, Path(world): Path<String>, asked: Asked<WorldQuery>) -> Answer {
+    let scripts = query(asked)?.scripts();
+    ask(api, move |api| api.node.limits(&world, scripts)).await
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct LimitsQuery {
+    /// Only worlds of this node whose names contain this.
+    name: Option<String>,
+}
+
+/// The same of all worlds of this node, without their scripts: those of which most was refused first, 1000 at most.
+#[utoipa::path(get, path = "/v1/limits", tag = "worlds", params(LimitsQuery), responses((status = 200, body = Vec<LimitsOfWorld>)))]
+pub(crate) async fn all_limits(State(api): Shared, asked: Asked<LimitsQuery>) -> Answer {
+    let wanted = query(asked)?.name.unwrap_or_default();
+    ask(api, move |api| {
+        let names = api.node.status().worlds.into_iter().map(|world| world.name).filter(|name| name.contains(&wanted));
+        let mut all: Vec<_> = names.filter_map(|name| api.node.limits(&name, 0).ok()).collect();
+        all.sort_by_cached_key(|world| {
+            (std::cmp::Reverse(world.rates.iter().map(|rate| rate.refused).sum::<u64>()), world.world.clone())
+        });
+        all.truncate(PAGE_MAX);
+        Ok::<_, Problem>(all)
+    })
+    .await
 }
 
 /// Where a world's entities are at its next tick; 2,000 at most.

@@ -5,6 +5,7 @@
 
 import { get, refused, stream, token } from './api.js';
 import { coded, fill, h, showDialog, text } from './dom.js';
+import { cluster } from './cluster.js';
 import { events } from './events.js';
 import { overview } from './overview.js';
 import { scripts } from './scripts.js';
@@ -25,6 +26,7 @@ class Live extends EventTarget {
       this.events = (fresh === data && data[0]?.seq <= last ? fresh : [...this.events, ...fresh]).slice(-EVENTS);
     } else if (kind === 'node') {
       this.node = data;
+      document.querySelector('[data-page=cluster]').hidden = !data.cluster;
       const { state, load, p99_us, cores, node, trouble } = data.worlds;
       this.worlds = this.names.map((name, i) => ({
         name, state: data.states[state[i]], load: load[i] < 0 ? -1 : load[i] / 1000, p99: p99_us[i], cores: cores[i] / 1000, place: node[i], node: data.nodes[node[i]]?.name ?? null, trouble: trouble[i],
@@ -41,7 +43,7 @@ export let me = null;
 export const can = (role) => me !== null && ROLES.indexOf(me.role) >= ROLES.indexOf(role);
 
 const $ = (id) => document.getElementById(id);
-const pages = { overview, world, scripts, events };
+const pages = { overview, world, scripts, events, cluster };
 let leave = () => {}, stop = () => {};
 
 function route() {
@@ -108,7 +110,7 @@ function linked(how, words) {
 }
 
 const KEYS = [
-  ['g o', 'Overview', () => { location.hash = '#/'; }], ['g s', 'Scripts', () => { location.hash = '#/scripts'; }], ['g e', 'Events', () => { location.hash = '#/events'; }],
+  ['g o', 'Overview', () => { location.hash = '#/'; }], ['g s', 'Scripts', () => { location.hash = '#/scripts'; }], ['g e', 'Events', () => { location.hash = '#/events'; }], ['g c', 'Cluster', () => { location.hash = '#/cluster'; }],
   ['/', 'Filter', () => ($('filter') ?? document.querySelector('main input[type=search]'))?.focus()],
   ['p', 'Pause or follow events', () => $('pause')?.click()],
   ['Esc', 'Leave a field, close a dialog', () => document.activeElement?.blur()],

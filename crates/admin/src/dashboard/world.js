@@ -6,6 +6,7 @@ import { Stats, Table, askFor, coded, empty, fill, h, showTip, tag, text, toast 
 import { GROUPS, SCRIPT_STATES, WORLD_STATES, bytes, count, micros, microsParts, percent, short } from './format.js';
 import { drawEntities, drawSpread, drawTicks, kindColour } from './charts.js';
 import { logLine } from './events.js';
+import { ACTIONS, limits, refused, showFlight } from './limits.js';
 
 const SECONDS = 300;
 const LOG_LINES = 60;
@@ -20,7 +21,7 @@ export function world(root, name) {
   const resume = button('resume-world', 'Resume world', () => act(`${path}/resume`, {}, `${name} is started`), '.main');
   const move = button('move', 'Move…', moveWorld);
   const head = h('div.head', null, h('h1', null, name), state, place, h('span.grow'),
-    h('div.acts', null, resume, button('checkpoint', 'Checkpoint…', checkpoint), button('restore', 'Restore…', restore), move), cause);
+    h('div.acts', null, resume, button('checkpoint', 'Checkpoint…', checkpoint), button('restore', 'Restore…', restore), move, h('button', { type: 'button', id: 'flight', click: flight }, 'Flight record…')), cause);
   const ticks = h('canvas', { role: 'img', id: 'ticks' }), spread = h('canvas', { role: 'img' });
   const map = h('canvas', { role: 'img', id: 'map', 'aria-label': 'Entities from above' }), kinds = h('div.legend'), entityCount = h('span.soft.num');
   const log = h('ul.log.one', { 'aria-label': 'Events of this world' });
@@ -36,9 +37,11 @@ export function world(root, name) {
     { head: 'Turns/s', right: true, wide: true, sort: (s) => s.turns, key: (s) => count(s.turns) },
     { head: 'Host calls/s', right: true, wide: true, sort: calls, key: (s) => String(s.host_calls), cell: (s) => h('span', { title: GROUPS.map((group, i) => `${group} ${s.host_calls[i]}`).join('\n') }, count(calls(s))) },
     { head: 'Memory', right: true, wide: true, sort: (s) => s.memory_bytes, key: (s) => bytes(s.memory_bytes) },
+    { head: 'Refused', right: true, wide: true, sort: refused, key: (s) => String(s.refused), cell: (s) => h(`span${refused(s) ? '.warn' : ''}`, { title: ACTIONS.map((action, i) => `${action} ${s.refused?.[i] ?? 0}`).join('\n') }, count(refused(s))) },
     { head: 'Restarts', right: true, wide: true, sort: (s) => s.restarts, key: (s) => s.restarts, cell: (s) => h(`span${s.restarts ? '.warn' : ''}`, null, String(s.restarts)) },
     { head: '', right: true, key: (s) => s.state.state, cell: scriptButton },
   ], { sort: 2 });
+  const limitsPanel = limits(path);
   const scriptCount = h('span.soft.num');
   const loading = h('div.skeleton', { 'aria-label': 'Loading' });
   const content = h('div', { hidden: true });
@@ -51,7 +54,7 @@ export function world(root, name) {
       chart(spread, 'Seconds by p99, share of budget')),
     reloadBox,
     h('section.panel', { 'aria-label': 'Scripts' }, h('div.top', null, h('h2', null, 'Scripts'), scriptCount, h('span.grow'), search), h('div.scroll', null, table.element, h('p.empty', { hidden: true }, more))),
-    asideBox,
+    asideBox, limitsPanel.element,
     h('div.cols.even', null,
       h('section.panel', { 'aria-label': 'Log' }, h('div.top', null, h('h2', null, 'Log'), h('span.grow'), h('a', { href: '#/events?world=' + name }, 'All events')), h('div.scroll', null, log)),
       h('section.panel', { 'aria-label': 'Entities' }, h('div.top', null, h('h2', null, 'Entities from above'), entityCount, h('span.grow'), kinds), map)));
@@ -76,8 +79,7 @@ export function world(root, name) {
     const word = shown(s), [tone, means] = SCRIPT_STATES[word] ?? ['', ''], reason = why(s);
     const box = tag(word, tone);
     box.title = means;
-    const limited = s.rate_limited ? [].concat(s.rate_limited).reduce((sum, n) => sum + n, 0) : 0;
-    return [box, limited ? [' ', tag(`${count(limited)} calls over its rate`, 'warn')] : null, reason ? h('div.why', null, reason) : null].flat();
+    return [box, reason ? h('div.why', null, reason) : null];
   }
   function scriptButton(s) {
     const back = ['suspended', 'parked', 'finished'].includes(s.state.state);
@@ -101,6 +103,9 @@ export function world(root, name) {
     const options = list.map((c) => [String(c.commit), `${c.name ?? 'unnamed'} · commit ${c.commit} · ${bytes(c.bytes)}`]);
     const given = await askFor('Restore from a checkpoint', 'The world starts again as it was then. What happened since is lost, except its storage.', 'Restore', [{ name: 'checkpoint', label: 'Checkpoint', options }], true);
     if (given) await act(`${path}/restore`, given, `${name} goes on from commit ${given.checkpoint}`);
+  }
+  async function flight() {
+    try { await showFlight(name, path); } catch (error) { toast(error.message, true); }
   }
   async function moveWorld() {
     const others = live.node.nodes.filter((n) => n.state === 'up').map((n) => [n.name, `${n.name} · ${n.load.toFixed(1)} of ${n.capacity.toFixed(0)} cores`]);
@@ -203,5 +208,5 @@ export function world(root, name) {
   live.addEventListener('events', drawLog);
   const resized = new ResizeObserver(() => { draw(); if (entities.length) drawEntities(map, entities, view); });
   resized.observe(root);
-  return () => { ended = true; stop(); clearTimeout(timer); live.removeEventListener('events', drawLog); resized.disconnect(); showTip(null, null); };
+  return () => { ended = true; stop(); limitsPanel.stop(); clearTimeout(timer); live.removeEventListener('events', drawLog); resized.disconnect(); showTip(null, null); };
 }

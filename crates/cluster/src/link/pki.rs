@@ -228,6 +228,16 @@ pub fn check(dir: &Path) -> Result<IdentityInfo, PkiError> {
     Ok(IdentityInfo { cluster, node, hosts, not_before, not_after, authorities, renew: left * 3 < whole })
 }
 
+/// Until when the first certificate of a PEM file is good: for `doctor`.
+pub fn expiry(path: &Path) -> Result<SystemTime, PkiError> {
+    let chain = certificates(path, &read(path)?)?;
+    let parsed = chain.first().and_then(|der| x509_parser::parse_x509_certificate(der).ok());
+    let (_, certificate) =
+        parsed.ok_or_else(|| PkiError::Content { path: path.into(), what: "holds no certificate that can be read".into() })?;
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
 /// The cluster's secret: 64 hexadecimal digits, readable by nobody else.
 pub(super) fn cookie(dir: &Path) -> Result<String, PkiError> {
     let path = dir.join("cookie");

@@ -3,8 +3,11 @@
 use crate::membership::wire::{Answer, Ask, Frame, PART_MAX};
 use crate::membership::{Member, lock};
 use crate::registry::cluster;
+use crate::trace;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
+use tracing::Instrument;
 
 impl Member {
     /// Called by a link, in the order of what the peer sent: it must be quick.
@@ -20,14 +23,16 @@ impl Member {
                     let _ = asker.send(answer);
                 }
             }
+            Ok(Frame::Trace { of, parent }) => lock(&self.traces).announce(peer, of, parent, Instant::now()),
             Ok(Frame::Ask { number, ask }) => {
+                let parent = lock(&self.traces).take(peer, number);
                 let (member, peer) = (Arc::clone(self), peer.to_owned());
                 let Ok(permit) = Arc::clone(&self.answering).try_acquire_owned() else {
                     return self.tell(&peer, number, Answer::Refused("the node is busy".to_owned()));
                 };
                 self.runtime.spawn(async move {
                     let _permit = permit;
-                    let answer = member.answer(ask).await;
+                    let answer = member.answer(ask, parent).await;
                     member.tell(&peer, number, answer);
                 });
             }
@@ -45,8 +50,21 @@ impl Member {
         }
     }
 
-    /// Do what a node asks, this one or another.
-    pub(crate) async fn answer(self: &Arc<Self>, ask: Ask) -> Answer {
+    /// Do what a node asks, this one or another. `parent`: the trace of one that asks from elsewhere.
+    pub(crate) async fn answer(self: &Arc<Self>, ask: Ask, parent: Option<String>) -> Answer {
+        let node = self.me.name.as_str();
+        let span = match &ask {
+            Ask::Prepare { script, version } => tracing::info_span!("reload.prepare", node, %script, version = version.0),
+            Ask::Activate { script, version, .. } => tracing::info_span!("reload.activate", node, %script, version = version.0),
+            Ask::End { script, version, rollback, .. } => {
+                tracing::info_span!("reload.end", node, %script, version = version.0, rollback)
+            }
+            Ask::Artifact { .. } | Ask::Linked { .. } => tracing::Span::none(),
+        };
+        self.answer_now(ask).instrument(trace::adopt(span, parent.as_deref())).await
+    }
+
+    async fn answer_now(self: &Arc<Self>, ask: Ask) -> Answer {
         let Some(parts) = self.parts.get() else { return Answer::Refused("the node is starting".to_owned()) };
         let services = &parts.services;
         let done = match ask {

@@ -30,6 +30,11 @@ fn run(member: &Weak<Member>, lease: Duration) {
             // Granted, but this process slept meanwhile: the others may have seen it lapse, and must not see it act on that.
             Ok(()) if boottime_ns() - asked_ns < lease.as_nanos() as u64 && member.lease.holds() => {
                 member.lease.granted(asked_ns, lease);
+                let before_ns = member.renewed_ns.swap(asked_ns, Ordering::AcqRel);
+                // Twice as long as it should be.
+                if asked_ns.saturating_sub(before_ns) > (lease * 2 / 3).as_nanos() as u64 {
+                    member.renewals_late.fetch_add(1, Ordering::Relaxed);
+                }
                 let _ = member.unbroken_ns.compare_exchange(0, asked_ns, Ordering::AcqRel, Ordering::Acquire);
                 wait = lease / 3;
                 continue;
@@ -37,6 +42,7 @@ fn run(member: &Weak<Member>, lease: Duration) {
             Err(StoreError::DeclaredDead(_)) => member.fence("the others have declared it dead"),
             Err(error) if member.lease.holds() => {
                 tracing::warn!(%error, "the lease was not renewed");
+                member.renewals_late.fetch_add(1, Ordering::Relaxed);
                 member.unbroken_ns.store(0, Ordering::Release);
                 wait = (lease / 20).max(Duration::from_millis(20));
                 continue;

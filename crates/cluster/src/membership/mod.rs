@@ -13,6 +13,7 @@ mod operate;
 mod peers;
 pub(crate) mod stage;
 pub(crate) mod status;
+mod traces;
 mod view;
 pub(crate) mod wire;
 
@@ -22,6 +23,7 @@ use crate::link::{LinkConfig, LinkEvent, LinkLimits, Links, Peer};
 use crate::node::supervisor::NodeMessage;
 use crate::node::{NodeError, Services};
 use crate::placement::{self, NodeInput, Plan, Rules, WorldInput};
+use crate::trace;
 use crate::world::mailbox::Mailbox;
 use crate::world::start::WorldPlan;
 use aether_store::{Directory, NodeId, NodeInfo, NodeRow, NodeState, Store, StoreError};
@@ -34,8 +36,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+use traces::Traces;
 use view::View;
-use wire::{Answer, Frame};
+use wire::{Answer, Frame, TraceOf};
 
 /// Worlds that are being released at a time.
 const RELEASES_MAX: usize = 16;
@@ -55,6 +58,9 @@ const PROBES: usize = 3;
 const SPREAD: f64 = 0.25;
 /// What a world needs that was never measured: a hundredth of a core.
 const LOAD_UNKNOWN: f64 = 0.01;
+
+/// Moves of one round whose trace is told to the other nodes.
+const ANNOUNCED_MAX: usize = 64;
 
 /// The parts of a node that it moves worlds in and out of.
 struct Parts {
@@ -105,6 +111,11 @@ pub(crate) struct Member {
     stages: stage::Stages,
     /// Frames that this build does not know.
     pub unknown_frames: AtomicU64,
+    /// When the last renewal of the lease that was granted was asked for.
+    renewed_ns: AtomicU64,
+    /// Renewals that failed, or came late.
+    renewals_late: AtomicU64,
+    traces: Mutex<Traces>,
     /// Held as long as the process lives: its data directory is nobody else's.
     _lock: std::fs::File,
 }
@@ -170,6 +181,9 @@ impl Member {
             holding: Mutex::default(),
             stages: stage::Stages::default(),
             unknown_frames: AtomicU64::new(0),
+            renewed_ns: AtomicU64::new(0),
+            renewals_late: AtomicU64::new(0),
+            traces: Mutex::default(),
             _lock: lock_file,
         };
         let member = Arc::new(member);
@@ -195,6 +209,7 @@ impl Member {
         *lock(&self.id) = Some(id);
         self.reentered.store(true, Ordering::Release);
         self.unbroken_ns.store(asked_ns, Ordering::Release);
+        self.renewed_ns.store(asked_ns, Ordering::Release);
         self.lease.granted(asked_ns, self.lease_time());
         Ok(())
     }
@@ -324,12 +339,16 @@ impl Member {
             let rebalance = if self.directory.open_reloads()?.is_empty() { moves.left(self.section.moves_per_minute) } else { 0 };
             let plan = self.solve(&view, rebalance);
             if !plan.moves.is_empty() {
+                let _span =
+                    tracing::info_span!(parent: None, "placement", moves = plan.moves.len(), unplaced = plan.unplaced.len())
+                        .entered();
                 let rebalanced = plan.moves.iter().filter(|step| step.why == placement::Why::Rebalance).count();
                 moves.spend(rebalanced);
                 let target = |step: &placement::Move| Some((WorldId::new(&step.world).ok()?, Some(step.to.clone())));
                 let targets: Vec<_> = plan.moves.iter().filter_map(target).collect();
                 if self.directory.set_targets(Some(&id), &targets, false)? {
                     view = self.read()?;
+                    self.announce(plan.moves.iter().filter_map(|step| WorldId::new(&step.world).ok()));
                     self.tell_all();
                 }
             }
@@ -406,6 +425,26 @@ impl Member {
                 let _ = links.try_send(peer, bytes.clone());
             }
         }
+    }
+
+    /// Moves of these worlds belong to the trace that the caller is in, on all nodes.
+    fn announce(&self, worlds: impl Iterator<Item = WorldId>) {
+        let Some(parent) = trace::current() else { return };
+        // More than these are not looked at one by one by anybody.
+        for world in worlds.take(ANNOUNCED_MAX) {
+            let of = TraceOf::World(world);
+            lock(&self.traces).announce("", of.clone(), parent.clone(), Instant::now());
+            if let (Some(links), Ok(bytes)) = (self.links.get(), Frame::Trace { of, parent: parent.clone() }.encode()) {
+                for peer in lock(&self.linked).iter() {
+                    let _ = links.try_send(peer, bytes.clone());
+                }
+            }
+        }
+    }
+
+    /// The trace that a world's move belongs to.
+    pub fn trace_of(&self, world: &WorldId) -> Option<String> {
+        lock(&self.traces).of(&TraceOf::World(world.clone()), Instant::now())
     }
 
     fn inputs(&self, view: &View) -> (Vec<NodeInput>, Vec<WorldInput>) {

@@ -1,6 +1,8 @@
 //! What people see of a cluster and change about it, by way of the directory. Not here: carrying it out (`mod.rs`).
 
+use crate::membership::lease::boottime_ns;
 use crate::membership::status::{ClusterLink, ClusterNode, ClusterStatus, ClusterWorld};
+use crate::membership::view::View;
 use crate::membership::{Member, lock};
 use crate::placement::Plan;
 use aether_store::{NodeRow, NodeState, StoreError};
@@ -49,6 +51,9 @@ impl Member {
                 links.strangers().into_iter().map(|(cut, count)| (cut.label().to_owned(), count)).collect()
             }),
             unknown_frames: self.unknown_frames.load(Ordering::Relaxed),
+            lease_seconds: self.section.lease_seconds,
+            renewed_seconds_ago: boottime_ns().saturating_sub(self.renewed_ns.load(Ordering::Acquire)) as f64 / 1e9,
+            renewals_late: self.renewals_late.load(Ordering::Relaxed),
         }
     }
 
@@ -69,16 +74,35 @@ impl Member {
         let Some(row) = view.world(&id) else { return Err(format!("there is no world {world} in the cluster")) };
         let target = match node {
             Some(node) => match view.named(node) {
-                Some(row) if row.state == NodeState::Up => Some(node.to_owned()),
+                Some(row) if row.state == NodeState::Up => {
+                    self.may_be_on(&view, world, node)?;
+                    Some(node.to_owned())
+                }
                 Some(_) => return Err(format!("node {node} drains: it takes no worlds")),
                 None => return Err(format!("there is no node {node} that lives")),
             },
             None => row.target.clone(),
         };
-        self.directory.set_targets(None, &[(id, target)], node.is_some()).map_err(|error| error.to_string())?;
+        let span = tracing::info_span!("world.move", world, to = target, pinned = node.is_some());
+        let _entered = span.enter();
+        self.directory.set_targets(None, &[(id.clone(), target)], node.is_some()).map_err(|error| error.to_string())?;
+        self.announce(std::iter::once(id));
         self.tell_all();
         self.look();
         Ok(())
+    }
+
+    /// Placement would leave the world where it is: say so at once.
+    fn may_be_on(&self, view: &View, world: &str, node: &str) -> Result<(), String> {
+        let (nodes, worlds) = self.inputs(view);
+        let node = nodes.iter().find(|known| known.name == node);
+        let world = worlds.iter().find(|known| known.name == world);
+        let (Some(node), Some(world)) = (node, world) else { return Ok(()) };
+        let missing: Vec<_> = world.requires.difference(&node.labels).map(String::as_str).collect();
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(format!("world {} requires what node {} has not: {}", world.name, node.name, missing.join(", "))),
+        }
     }
 
     /// A node gives its worlds away, or takes them again.

@@ -3,9 +3,10 @@
 //! Not here: what they ask (`answer`), links themselves (`link`).
 
 use crate::link::LinkEvent;
-use crate::membership::wire::{self, Answer, Ask, Frame};
+use crate::membership::wire::{self, Answer, Ask, Frame, TraceOf};
 use crate::membership::{Member, PROBE, PROBES, lock};
 use crate::registry::cluster::Holding;
+use crate::trace;
 use crate::world::courier::Parcel;
 use crate::world::post::Elsewhere;
 use aether_store::{Directory, NodeId, NodeRow, NodeState};
@@ -88,10 +89,16 @@ impl Member {
         let number = self.next_ask.fetch_add(1, Ordering::Relaxed);
         let (send, receive) = oneshot::channel();
         lock(&self.asks).insert(number, (peer.to_owned(), send));
-        let sent = Frame::Ask { number, ask }.encode().map_err(|error| error.to_string()).and_then(|bytes| {
+        let frame = |frame: Frame| {
+            let bytes = frame.encode().map_err(|error| error.to_string())?;
             let links = self.links.get().ok_or("there are no links")?;
             links.try_send(peer, bytes).map_err(|error| error.to_string())
-        });
+        };
+        // A frame of its own, before it: a build that does not know it answers all the same.
+        if let Some(parent) = trace::current() {
+            let _ = frame(Frame::Trace { of: TraceOf::Ask(number), parent });
+        }
+        let sent = frame(Frame::Ask { number, ask });
         let answered = match sent {
             Ok(()) => tokio::time::timeout(time, receive).await.map_err(|_| "it did not answer in time".to_owned()),
             Err(error) => Err(error),

@@ -20,6 +20,12 @@ pub struct ClusterStatus {
     pub strangers: Vec<(String, u64)>,
     /// Frames of other nodes that this build does not know.
     pub unknown_frames: u64,
+    /// How long a lease is, seconds.
+    pub lease_seconds: f64,
+    /// Since the last renewal of this node's lease that was granted, seconds.
+    pub renewed_seconds_ago: f64,
+    /// Renewals of this node's lease that failed or came late.
+    pub renewals_late: u64,
 }
 
 /// A link to another node. Counts are since that was first seen.

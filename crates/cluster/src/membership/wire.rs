@@ -6,7 +6,7 @@
 use crate::membership::stage::StageFrame;
 use crate::world::courier::Parcel;
 use aether_types::codec::{self, CodecError};
-use aether_types::{Digest, ScriptId, Version};
+use aether_types::{Digest, ScriptId, Version, WorldId};
 use serde::{Deserialize, Serialize};
 
 /// One message on a link.
@@ -20,8 +20,19 @@ pub(crate) enum Frame {
     Ask { number: u64, ask: Ask },
     /// An answer.
     Answer { number: u64, answer: Answer },
+    /// What comes next is part of this trace, a W3C `traceparent`. Only between nodes whose traces are exported.
+    Trace { of: TraceOf, parent: String },
     /// About what players are shown and do.
     Stage(StageFrame),
+}
+
+/// What is part of a trace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) enum TraceOf {
+    /// The question with this number, of the same sender.
+    Ask(u64),
+    /// The move of a world, which the directory carries.
+    World(WorldId),
 }
 
 /// What a node asks another.
@@ -91,7 +102,6 @@ pub(crate) fn frames(parcels: Vec<Parcel>) -> Vec<Frame> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aether_types::WorldId;
     use proptest::prelude::*;
 
     proptest! {

@@ -7,6 +7,8 @@ pub(crate) mod supervisor;
 
 use crate::config::{ConfigError, NodeConfig, WorldSpec};
 use crate::events::EventLog;
+use crate::flight::{self, FlightRecord};
+use crate::limits::{self, WorldLimitsUse};
 use crate::link::LinkError;
 use crate::membership::Member;
 use crate::membership::lease::Lease;
@@ -15,7 +17,7 @@ use crate::placement::Plan;
 use crate::registry::actor::{Published, RegistryMessage, Source};
 use crate::registry::reload::PublishPlan;
 use crate::registry::{Registry, RegistryError, VersionInfo};
-use crate::status::{NodeStatus, WorldState, WorldStatus};
+use crate::status::{Counting, NodeStatus, WorldState, WorldStatus};
 use crate::ticker::Ticker;
 use crate::world::actor::WorldMessage;
 use crate::world::gate::OutputLog;
@@ -102,14 +104,6 @@ pub enum NodeError {
         /// How many there are.
         count: usize,
     },
-    /// The checkpoint that an operator asked for cannot be read.
-    #[error("world {world}: checkpoint {name:?} is not there or cannot be read (see the events)")]
-    Checkpoint {
-        /// The world.
-        world: WorldId,
-        /// Which.
-        name: String,
-    },
     /// A cluster's file, and no word about which of its nodes this is.
     #[error("the file describes a cluster: start one of its nodes with `aether node FILE --name NAME`")]
     NoMember,
@@ -169,6 +163,8 @@ pub(crate) struct Services {
     registry_actor: Mutex<Option<ActorRef<RegistryMessage>>>,
     /// Where everything that leaves worlds is written too.
     pub outputs: Option<OutputLog>,
+    /// What is counted since it started.
+    pub counting: Counting,
     /// Instances built at a time.
     pub builders: Arc<Semaphore>,
     /// Worlds read or saved at a time.
@@ -288,6 +284,7 @@ impl Node {
             compiler,
             pool: PoolSize { small: config.node.instances_small, large: config.node.instances_large },
             canonical_nans: config.server.canonical_nans,
+            traces: config.server.traces,
             // Nodes of a cluster believe each other's native code.
             trust_key: config.cluster.as_ref().and_then(|section| cluster_key(&base.join(&section.identity))),
             ..ServerRuntimeConfig::default()
@@ -340,6 +337,7 @@ impl Node {
             ticker: Ticker::start(tick_threads).map_err(NodeError::Thread)?,
             registry,
             registry_actor: Mutex::default(),
+            counting: Counting::default(),
             outputs: config.node.outputs.as_ref().map(|path| OutputLog::open(&base.join(path))).transpose()?,
             builders: Arc::new(Semaphore::new(cores)),
             blocking: Arc::new(Semaphore::new(2 * cores)),
@@ -392,7 +390,29 @@ impl Node {
     /// What it is doing: a value from the last second.
     pub fn status(&self) -> NodeStatus {
         let status = |name: &String| self.mailbox(name).map(|mailbox| WorldStatus::clone(&mailbox.status()));
-        NodeStatus { name: self.name.clone(), worlds: self.order.iter().filter_map(status).collect() }
+        let worlds = self.order.iter().filter_map(status).collect();
+        NodeStatus { name: self.name.clone(), worlds, counters: self.services.counting.read() }
+    }
+
+    /// Where it keeps what is its own.
+    pub fn data_dir(&self) -> &Path {
+        &self.services.data_dir
+    }
+
+    /// What happened to a world: its last few hundred events, through all restarts.
+    pub fn flight(&self, world: &str) -> Result<FlightRecord, AskError> {
+        let mailbox = self.mailbox(world).ok_or_else(|| self.not_here(world))?;
+        Ok(flight::record_of(&self.services, &mailbox, None))
+    }
+
+    /// What a world and so many of its scripts may use, and do.
+    pub fn limits(&self, world: &str, scripts: usize) -> Result<WorldLimitsUse, AskError> {
+        let status = self.mailbox(world).ok_or_else(|| self.not_here(world))?.status();
+        let config = &self.services.config;
+        let spec = config.world.iter().find(|spec| spec.has(world));
+        let limits = spec.map_or_else(|| config.limits.clone(), |spec| spec.limits(&config.limits));
+        let manifest = |script| self.services.registry.active(script).map(|loaded| loaded.manifest.limits);
+        Ok(limits::of(&status, &limits, manifest, scripts))
     }
 
     /// A world's status as it changes. `None`: there is no such world.
@@ -403,6 +423,11 @@ impl Node {
     /// What happened.
     pub fn events(&self) -> &EventLog {
         &self.services.events
+    }
+
+    /// Tasks of the control runtime, the actors' own with them: a number that only grows is a leak.
+    pub fn tasks(&self) -> usize {
+        self.services.control.metrics().num_alive_tasks()
     }
 
     /// The server runtime.

@@ -4,22 +4,25 @@
 //! has to look it up anew. Not here: what a world does (`world/`), the node's own threads (`mod.rs`).
 
 use crate::events::NodeEvent;
+use crate::flight::{self, FlightKind};
 use crate::node::Services;
 use crate::registry::actor::{RegistryActor, RegistryMessage};
-use crate::status::WorldState;
+use crate::status::{WorldState, count};
+use crate::trace;
 use crate::world::actor::{WorldActor, WorldArguments, WorldMessage};
 use crate::world::checkpoint;
 use crate::world::mailbox::Mailbox;
-use crate::world::start::{From, WorldPlan};
+use crate::world::start::WorldPlan;
 use aether_scripting::manifest::Restart;
-use aether_store::StoredCheckpoint;
-use aether_types::Generation;
+use aether_store::{Claim, StoredCheckpoint};
+use aether_types::{Generation, WorldId};
 use aether_world_runtime::{Decision, End, RestartRule, Restarts};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 /// For a world to leave its tick thread, and to be saved.
 const RELEASE_TIME: Duration = Duration::from_secs(30);
@@ -58,7 +61,8 @@ struct World {
     actor: Option<ActorRef<WorldMessage>>,
     restarts: Restarts,
     /// Where the next start goes on from.
-    from: From,
+    /// Of its next start, if it is claimed already.
+    claim: Option<Claim>,
     attempt: u32,
     /// It is being released.
     leaving: bool,
@@ -119,7 +123,7 @@ impl Actor for NodeSupervisor {
                     phase,
                     actor: None,
                     restarts: Restarts::default(),
-                    from: From::default(),
+                    claim: None,
                     attempt: 0,
                     leaving: false,
                 };
@@ -170,6 +174,7 @@ impl Actor for NodeSupervisor {
                     Ok(()) => state.forget(&name),
                     Err(cause) => {
                         let text = format!("it stays here, since it could not be released: {cause}");
+                        mailbox.record(FlightKind::Moved, text.as_str());
                         state.services.events.push(NodeEvent::Log {
                             world: name.clone(),
                             script: "world".into(),
@@ -231,6 +236,10 @@ impl Actor for NodeSupervisor {
     }
 }
 
+fn id_of(world: &str) -> Option<WorldId> {
+    WorldId::new(world).ok()
+}
+
 /// Take a world off its tick thread and save everything that it has.
 async fn hand_over(actor: &ActorRef<WorldMessage>) -> Result<(), String> {
     let late = |_| "it did not answer in time".to_owned();
@@ -273,7 +282,7 @@ impl SupervisorState {
             services,
             plan: world.plan.clone(),
             mailbox: Arc::clone(&world.mailbox),
-            from: std::mem::take(&mut world.from),
+            claim: world.claim.take(),
             phase: world.phase,
             restarts: world.restarts.total(),
         };
@@ -315,6 +324,8 @@ impl SupervisorState {
         self.services.events.push(NodeEvent::WorldEnded { world: name.to_owned(), cause: cause.clone(), parked });
         match decision {
             Decision::Restart { after_ns } => {
+                let text = format!("comes back in {} ms: {cause}", after_ns / 1_000_000);
+                world.mailbox.record(FlightKind::Ended, text);
                 world.mailbox.set_state(WorldState::Restarting { cause });
                 let (name, attempt) = (name.to_owned(), world.attempt);
                 if after_ns == 0 {
@@ -323,7 +334,12 @@ impl SupervisorState {
                     myself.send_after(Duration::from_nanos(after_ns), move || NodeMessage::Restart { name, attempt });
                 }
             }
-            Decision::Park | Decision::Leave => world.mailbox.set_state(WorldState::Parked { cause }),
+            Decision::Park | Decision::Leave => {
+                world.mailbox.record(FlightKind::Parked, cause.as_str());
+                count(&self.services.counting.worlds_parked);
+                flight::dump(&self.services, &world.mailbox, format!("world parked: {cause}"));
+                world.mailbox.set_state(WorldState::Parked { cause });
+            }
         }
     }
 
@@ -356,6 +372,9 @@ impl SupervisorState {
         };
         world.leaving = true;
         let mailbox = Arc::clone(&world.mailbox);
+        mailbox.record(FlightKind::Moved, "it is saved for another node");
+        let parent = id_of(&name).and_then(|world| self.services.member()?.trace_of(&world));
+        let span = trace::adopt(tracing::info_span!("world.release", world = name), parent.as_deref());
         let (services, actor, myself, id) =
             (Arc::clone(&self.services), world.actor.clone(), myself.clone(), world.plan.world_id());
         tokio::spawn(async move {
@@ -364,9 +383,11 @@ impl SupervisorState {
                     hand_over(&actor).await?;
                 }
                 let (store, id) = (Arc::clone(&services.store), id.map_err(|error| error.to_string())?);
-                services.blocking(move || store.release(&id, generation)).await?.map_err(|error| error.to_string())
+                services.blocking(move || store.release(&id, generation)).await?.map_err(|error| error.to_string())?;
+                count(&services.counting.worlds_released);
+                Ok(())
             };
-            let result = released.await;
+            let result = released.instrument(span).await;
             let _ = myself.cast(NodeMessage::Released { name, mailbox, result, reply });
         });
     }
@@ -378,8 +399,9 @@ impl SupervisorState {
             return Err(format!("world {name} moves to another node: ask that one in a moment"));
         }
         let id = world.plan.world_id().map_err(|error| error.to_string())?;
-        let (store, wanted) = (Arc::clone(&self.services.store), checkpoint.clone());
-        let listed = self.services.blocking(move || store.load_checkpoints(&id)).await;
+        let (store, wanted) = (Arc::clone(&self.services.store), checkpoint);
+        let of = id.clone();
+        let listed = self.services.blocking(move || store.load_checkpoints(&of)).await;
         let listed = listed.map_err(|panic| format!("panic: {panic}"))?.map_err(|error| error.to_string())?;
         let known = |stored: &&StoredCheckpoint| stored.seq.to_string() == wanted || stored.name.as_ref() == Some(&wanted);
         let Some(found) = listed.iter().find(known) else {
@@ -394,8 +416,19 @@ impl SupervisorState {
             world.mailbox.end_life();
             let _ = actor.kill_and_wait(None).await;
         }
-        world.from = From { claim: None, checkpoint: Some(checkpoint) };
+        world.mailbox.record(FlightKind::Rest, format!("an operator puts it back to checkpoint {wanted}"));
+        // Written down before it is answered: whatever its next start comes from, it goes on from there.
+        let (store, seq) = (Arc::clone(&self.services.store), found.seq);
+        let gone_back = self.services.blocking(move || {
+            let claim = store.claim(&id)?;
+            store.remove_checkpoints_after(&id, claim.generation, seq).map(|()| claim)
+        });
+        let gone_back = match gone_back.await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(panic) => Err(format!("panic: {panic}")),
+        };
+        let result = gone_back.map(|claim| world.claim = Some(claim));
         self.start(myself, name).await;
-        Ok(())
+        result.map_err(|error| format!("world {name} could not go back and goes on from its newest checkpoint: {error}"))
     }
 }

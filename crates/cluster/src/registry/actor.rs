@@ -6,10 +6,12 @@ use crate::node::Services;
 use crate::registry::cluster;
 use crate::registry::reload::{self, PublishPlan, ReloadReport};
 use crate::registry::{LoadedScript, RegistryError};
+use crate::status::count;
 use aether_scripting::{ScriptId, Version};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::sync::Arc;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 /// How a publication ended.
 pub(crate) type Published = Result<ReloadReport, RegistryError>;
@@ -70,13 +72,22 @@ impl Actor for RegistryActor {
         match message {
             RegistryMessage::Publish { source, canary, reply } => {
                 let services = Arc::clone(&state.services);
+                // From the check of what came to the end of its reload.
+                let span = tracing::info_span!("publish", script = tracing::field::Empty, version = tracing::field::Empty);
+                let inner = span.clone();
                 let added = off_control(&state.services, move || {
+                    let _entered = inner.entered();
+                    let _check = tracing::info_span!("publish.check", bytes = source.wasm.len()).entered();
                     let candidate = services.registry.check(&source.manifest, &source.wasm)?;
                     let script = candidate.manifest.name;
                     Ok((script, services.registry.add(&candidate)?.1))
                 });
                 match added.await {
-                    Ok((script, loaded)) => state.begin(&myself, script, loaded, Begin { fresh: true, canary }, reply),
+                    Ok((script, loaded)) => {
+                        span.record("script", tracing::field::display(script));
+                        span.record("version", loaded.version.0);
+                        state.begin(&myself, script, loaded, Begin { fresh: true, canary, span }, reply);
+                    }
                     Err(error) => answer(reply, Err(error)),
                 }
             }
@@ -92,7 +103,10 @@ impl Actor for RegistryActor {
                     services.registry.find(script, version)
                 });
                 match found.await {
-                    Ok(loaded) => state.begin(&myself, script, loaded, Begin { fresh: false, canary: None }, reply),
+                    Ok(loaded) => {
+                        let span = tracing::info_span!("rollback", %script, version = loaded.version.0);
+                        state.begin(&myself, script, loaded, Begin { fresh: false, canary: None, span }, reply);
+                    }
                     Err(error) => answer(reply, Err(error)),
                 }
             }
@@ -115,12 +129,13 @@ impl Actor for RegistryActor {
 }
 
 /// How a reload begins.
-#[derive(Clone, Copy)]
 struct Begin {
     /// The version has never served, and is forgotten if it does not now.
     fresh: bool,
     /// So many worlds first.
     canary: Option<usize>,
+    /// What it is a part of.
+    span: tracing::Span,
 }
 
 impl RegistryState {
@@ -129,7 +144,7 @@ impl RegistryState {
         myself: &ActorRef<RegistryMessage>,
         script: ScriptId,
         loaded: LoadedScript,
-        Begin { fresh, canary }: Begin,
+        Begin { fresh, canary, span }: Begin,
         reply: oneshot::Sender<Published>,
     ) {
         if let Some(busy) = self.reloading {
@@ -143,13 +158,14 @@ impl RegistryState {
         tokio::spawn(async move {
             let version = loaded.version;
             let inner = Arc::clone(&services);
-            let outcome = tokio::spawn(async move {
+            let reloaded = async move {
                 match inner.member() {
                     Some(member) => cluster::run(&member, &inner, script, &loaded, canary).await,
                     None => reload::run(&inner, script, loaded).await,
                 }
-            })
-            .await;
+            };
+            let reload = tracing::info_span!(parent: &span, "reload", %script, version = version.0);
+            let outcome = tokio::spawn(reloaded.instrument(reload)).await;
             let outcome = match outcome {
                 Ok(outcome) => outcome,
                 Err(error) => {
@@ -161,6 +177,11 @@ impl RegistryState {
             };
             if outcome.is_err() && fresh && !matches!(outcome, Err(RegistryError::InDoubt { .. })) {
                 services.registry.forget(script, version);
+            }
+            match &outcome {
+                Ok(_) => count(&services.counting.reloads_served),
+                Err(RegistryError::RolledBack { .. }) => count(&services.counting.reloads_rolled_back),
+                Err(_) => {}
             }
             let _ = actor.cast(RegistryMessage::Over);
             answer(reply, outcome);

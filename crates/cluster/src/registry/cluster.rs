@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tracing::Instrument;
 
 /// Loading may compile.
 const PREPARE_TIME: Duration = Duration::from_secs(60);
@@ -52,7 +53,7 @@ pub(crate) async fn prepare(
 ) -> Result<usize, String> {
     let loaded = load(member, services, script, version).await?;
     let (worlds, _) = reload::worlds_of(services, script);
-    let refused = reload::rehearse(services, &worlds, &reload::order(script, &loaded)).await;
+    let refused = reload::rehearse(services, &worlds, &reload::order(services, script, &loaded)).await;
     match refused.into_iter().next() {
         Some((world, reason)) => Err(format!("rehearsal in world {world}: {reason}")),
         None => Ok(worlds.len()),
@@ -121,7 +122,7 @@ pub(crate) async fn activate(
         let with_life = |(name, mailbox): &(String, Arc<Mailbox>)| (name.clone(), Arc::clone(mailbox), mailbox.life());
         all.entry(reload).or_insert(holding).worlds.extend(worlds.iter().map(with_life));
     });
-    let swapped = reload::swap(services, &worlds, &reload::order(script, &loaded)).await?;
+    let swapped = reload::swap(services, &worlds, &reload::order(services, script, &loaded)).await?;
     Ok((worlds.len(), swapped.unwrap_or(begun.elapsed()).as_millis() as u64))
 }
 
@@ -188,7 +189,7 @@ async fn coordinate(
     let mut phase = ReloadPhase::Prepare;
     let outcome = async {
         all(member, &members, &Ask::Prepare { script, version }, PREPARE_TIME).await?;
-        advance(member, services, id, phase, ReloadPhase::Activate, "").await?;
+        advance(member, services, id, phase, ReloadPhase::Activate, "").instrument(tracing::info_span!("reload.intent")).await?;
         phase = ReloadPhase::Activate;
         let mut worlds = 0;
         if let Some(count) = canary {
@@ -202,7 +203,7 @@ async fn coordinate(
         let (more, swap_ms) = all(member, &members, &ask, ACTIVATE_TIME).await?;
         worlds += more;
         let swapped = before + swap_ms;
-        advance(member, services, id, phase, ReloadPhase::Committed, "").await?;
+        advance(member, services, id, phase, ReloadPhase::Committed, "").instrument(tracing::info_span!("reload.commit")).await?;
         Ok::<_, String>((worlds, swapped))
     };
     let outcome = outcome.await;
@@ -261,9 +262,10 @@ async fn all(member: &Arc<Member>, members: &[NodeRow], ask: &Ask, time: Duratio
     for row in members {
         let mine = member.is_me(row);
         let (member, ask, name, id) = (Arc::clone(member), ask.clone(), row.info.name.clone(), row.id.clone());
-        answers.push(tokio::spawn(async move {
-            if mine { Ok(member.answer(ask).await) } else { ask_living(&member, &name, &id, ask, time).await }
-        }));
+        let asked = async move {
+            if mine { Ok(member.answer(ask, None).await) } else { ask_living(&member, &name, &id, ask, time).await }
+        };
+        answers.push(tokio::spawn(asked.in_current_span()));
     }
     let (mut worlds, mut swap_ms, mut failed) = (0, 0, None);
     for (row, answer) in members.iter().zip(answers) {

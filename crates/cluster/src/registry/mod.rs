@@ -84,6 +84,9 @@ pub enum RegistryError {
         /// The version that serves.
         version: Version,
     },
+    /// A file of a scripts folder was published before and did not come to serve.
+    #[error("this file of {0} was published before and was refused, or that never ended: publish it to try it again")]
+    RefusedBefore(ScriptId),
     /// It is not known how a reload ended: the directory does not answer.
     #[error(
         "it is not known whether {script} version {version} serves, since the directory does not answer: every node does what is written \
@@ -252,8 +255,9 @@ impl Registry {
         self.active.get(&script).map(|loaded| loaded.clone())
     }
 
-    /// A file of the node's own folders. One that the catalogue has never seen becomes the next version, and active; one that it knows
-    /// changes nothing, since a newer one may have been published since.
+    /// A file of the node's own folders. One that was never seen becomes the next version, and active; one that is known changes nothing,
+    /// since a newer one may have been published since. One that was published and refused has left its source in the store and no
+    /// version: it changes nothing either.
     fn adopt(&self, text: &str, wasm: &[u8]) -> Result<ScriptId, RegistryError> {
         let candidate = match self.check(text, wasm) {
             Ok(candidate) => candidate,
@@ -273,6 +277,9 @@ impl Registry {
                     Some(row) => (active, self.load(row)?),
                     None => (row.version, self.load(row)?),
                 }
+            }
+            (None, Some(_)) if self.store.get_blob(candidate.digest).is_ok_and(|blob| blob.is_some()) => {
+                return self.adopt_nothing(text, RegistryError::RefusedBefore(script));
             }
             _ => match self.add_once(&candidate) {
                 Ok(added) => added,
@@ -470,11 +477,22 @@ impl Registry {
                 gone += 1;
             }
         }
+        sources.extend(self.files());
         let blobs: Vec<_> = self.store.blobs()?.into_iter().filter(|digest| !sources.contains(digest)).collect();
         for digest in &blobs {
             self.store.remove_blob(*digest)?;
         }
         Ok((gone, blobs.len()))
+    }
+
+    /// The sources that the scripts folders hold now, refused ones too.
+    fn files(&self) -> Vec<Digest> {
+        let folders: Vec<PathBuf> = self.folders.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        let wasm = |folder: PathBuf| {
+            let name = folder.file_name()?.to_string_lossy().into_owned();
+            std::fs::read(folder.join(format!("{name}.wasm"))).ok()
+        };
+        folders.into_iter().filter_map(wasm).map(|wasm| Digest::of(&wasm)).collect()
     }
 
     pub fn prefabs(&self, spec: &WorldSpec) -> Result<Arc<PrefabSet>, NodeError> {

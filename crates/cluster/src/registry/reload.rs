@@ -8,6 +8,7 @@
 //! Worlds take no checkpoints meanwhile, so a crash before step 3 ends with the old version and the old state, a crash after it with the
 //! new one. Not here: one world's part (`aether_world_runtime`).
 
+use crate::config::NodeSection;
 use crate::events::NodeEvent;
 use crate::node::Services;
 use crate::registry::actor::Source;
@@ -23,6 +24,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument;
 
 /// How a reload went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -101,13 +103,14 @@ async fn ask<R>(mailbox: &Mailbox, control: impl FnOnce(oneshot::Sender<R>) -> C
     }
 }
 
-pub(super) fn order(script: ScriptId, loaded: &LoadedScript) -> ReloadOrder {
+pub(super) fn order(services: &Services, script: ScriptId, loaded: &LoadedScript) -> ReloadOrder {
+    let NodeSection { reload_watch_ticks: watch_ticks, reload_slower_max: slower_max, .. } = services.config.node;
     ReloadOrder {
         script,
         version: loaded.version,
         module: Arc::clone(&loaded.module),
         manifest: Arc::clone(&loaded.manifest),
-        rule: ReloadRule::default(),
+        rule: ReloadRule { watch_ticks, slower_max, ..ReloadRule::default() },
     }
 }
 
@@ -161,7 +164,7 @@ pub(crate) async fn plan(services: &Arc<Services>, source: Source) -> Result<Pub
     let next = active.as_ref().map_or(Version(1), |active| active.version.next());
     let loaded = LoadedScript { manifest: Arc::new(candidate.manifest), version: next, module };
     let (ticking, others) = worlds_of(services, script);
-    let refused: HashMap<_, _> = rehearse(services, &ticking, &order(script, &loaded)).await.into_iter().collect();
+    let refused: HashMap<_, _> = rehearse(services, &ticking, &order(services, script, &loaded)).await.into_iter().collect();
     let mut worlds: Vec<_> = ticking
         .into_iter()
         .map(|(world, _)| PlannedWorld { refused: refused.get(&world).cloned(), ticks: true, world })
@@ -218,14 +221,15 @@ pub(crate) async fn run(services: &Arc<Services>, script: ScriptId, loaded: Load
     let from = services.registry.active(script).map(|active| active.version);
     let (worlds, _) = worlds_of(services, script);
     let tell = |text: String| services.events.push(NodeEvent::Reload { script: script.to_string(), text });
-    let order = order(script, &loaded);
-    let refused = rehearse(services, &worlds, &order).await;
+    let order = order(services, script, &loaded);
+    let refused =
+        rehearse(services, &worlds, &order).instrument(tracing::info_span!("reload.prepare", worlds = worlds.len())).await;
     if let Some((world, reason)) = refused.into_iter().next() {
         let reason = format!("rehearsal in world {world}: {reason}");
         tell(format!("version {version} rolled back: {reason}"));
         return Err(RegistryError::RolledBack { script, version, reason });
     }
-    match swap(services, &worlds, &order).await {
+    match swap(services, &worlds, &order).instrument(tracing::info_span!("reload.activate", worlds = worlds.len())).await {
         Ok(swap_ms) => {
             // Written down before anybody lets the old one go.
             let (inner, active) = (Arc::clone(services), loaded.clone());
@@ -340,6 +344,12 @@ pub(super) async fn swap(
         };
         if swapped.is_none() && worlds.iter().all(has_swapped) {
             swapped = Some(begun.elapsed());
+            services.events.push(NodeEvent::Live {
+                script: order.script.to_string(),
+                version: order.version,
+                worlds: worlds.len(),
+                swap_ms: begun.elapsed().as_millis() as u64,
+            });
         }
     }
 }

@@ -4,13 +4,14 @@
 //! first instances), ticking, asleep. When the world ends the actor fails with that [`End`], and its supervisor decides.
 //! Not here: the tick (`hosted`), restarts of worlds (`node/supervisor`), restarts of scripts (the world decides those).
 
+use crate::flight::FlightKind;
 use crate::node::{NodeError, Services};
 use crate::script::{Built, Purpose, ScriptActor, ScriptArguments, ScriptMessage};
 use crate::status::WorldState;
 use crate::world::hosted::{HostedWorld, Pace, Place};
 use crate::world::mailbox::{Control, Mailbox};
 use crate::world::pacer::Pacer;
-use crate::world::start::{self, From, WorldPlan};
+use crate::world::start::{self, WorldPlan};
 use aether_scripting::ScriptInstance;
 use aether_store::{Claim, Messages, StoreError};
 use aether_types::{ScriptId, Version};
@@ -65,7 +66,8 @@ pub(crate) struct WorldArguments {
     pub services: Arc<Services>,
     pub plan: WorldPlan,
     pub mailbox: Arc<Mailbox>,
-    pub from: From,
+    /// If it is claimed already.
+    pub claim: Option<Claim>,
     /// A place in the first period, so that not all worlds want the same moment: 0 to 1.
     pub phase: f64,
     pub restarts: u32,
@@ -117,7 +119,7 @@ impl Actor for WorldActor {
             reread: false,
             arguments,
         };
-        state.read(&myself, state.arguments.from.clone());
+        state.read(&myself, state.arguments.claim.clone());
         Ok(state)
     }
 
@@ -131,6 +133,9 @@ impl Actor for WorldActor {
             WorldMessage::Loaded(loaded) => {
                 let start::Read { mut world, claim, messages, versions } =
                     loaded.map_err(|error| end_of_start(&error, state.arguments.services.member().is_some()))?;
+                let Claim { generation, commit_seq } = claim;
+                let text = format!("in generation {}, after commit {commit_seq}", generation.0);
+                state.arguments.mailbox.record(FlightKind::Claimed, text);
                 let orders = world.take_wanted();
                 state.starting = Some(Starting { world, claim, messages, versions, missing: orders.len() });
                 for order in orders {
@@ -170,6 +175,7 @@ impl Actor for WorldActor {
                 Ok(_) => {
                     world.settle(state.arguments.services.ticker.now_ns());
                     state.asleep = Some(world.claim());
+                    state.arguments.mailbox.record(FlightKind::Rest, "it sleeps");
                     state.scripts.drain().for_each(|(_, actor)| actor.stop(None));
                     tokio::task::spawn_blocking(move || drop(world));
                     if std::mem::take(&mut state.reread) || !state.arguments.mailbox.sleep() {
@@ -302,7 +308,7 @@ impl Actor for WorldActor {
 }
 
 impl WorldActorState {
-    fn read(&self, myself: &ActorRef<WorldMessage>, from: From) {
+    fn read(&self, myself: &ActorRef<WorldMessage>, claim: Option<Claim>) {
         let (services, plan, actor) = (Arc::clone(&self.arguments.services), self.arguments.plan.clone(), myself.clone());
         let (mailbox, life) = (Arc::clone(&self.arguments.mailbox), self.life);
         self.arguments.mailbox.set_state(WorldState::Starting);
@@ -313,7 +319,7 @@ impl WorldActorState {
                 if !mailbox.is_life(life) {
                     return Err(StoreError::Closed.into());
                 }
-                start::load(&inner, &plan, &from)
+                start::load(&inner, &plan, claim)
             };
             let loaded = services.blocking(load).await;
             let loaded = loaded.unwrap_or_else(|panic| Err(NodeError::Panic(panic)));
@@ -373,7 +379,7 @@ impl WorldActorState {
             tokio::task::spawn_blocking(move || drop(world));
             self.scripts.drain().for_each(|(_, actor)| actor.stop(None));
             self.life = arguments.mailbox.begin_life(myself.clone());
-            return self.read(myself, From { claim: Some(claim), checkpoint: None });
+            return self.read(myself, Some(claim));
         }
         let limits = arguments.plan.spec.limits(&services.config.limits);
         let now_ns = services.ticker.now_ns();
@@ -391,13 +397,14 @@ impl WorldActorState {
             services: Arc::clone(services),
             restarts: arguments.restarts,
         };
+        arguments.mailbox.record(FlightKind::Started, format!("it ticks, at {} Hz", limits.tick_hz));
         services.ticker.add(Box::new(HostedWorld::new(world, &messages, claim, place, pace, now_ns)));
     }
 
     fn wake(&mut self, myself: &ActorRef<WorldMessage>) {
         if let Some(claim) = self.asleep.take() {
             self.life = self.arguments.mailbox.begin_life(myself.clone());
-            self.read(myself, From { claim: Some(claim), checkpoint: None });
+            self.read(myself, Some(claim));
         }
     }
 

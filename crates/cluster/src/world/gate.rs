@@ -14,6 +14,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Commits and ticks whose output may wait. At 20 Hz that is three seconds of a slow disk.
 const WAITING_MAX: usize = 64;
@@ -29,6 +30,8 @@ pub(crate) struct Durable {
     /// What goes to other worlds when its commit is durable. As bounded as what a tick may send and as commits may wait.
     parcels: Mutex<VecDeque<(u64, Vec<Parcel>)>>,
     failed: Mutex<Option<StoreError>>,
+    /// The longest that a commit took since this was last asked, nanoseconds.
+    longest_ns: AtomicU64,
     /// Who waits for which commit: as many as ask for checkpoints at a time.
     waiting: Mutex<Vec<(u64, WhenDurable)>>,
 }
@@ -74,6 +77,16 @@ impl Durable {
             }
         }
         self.tell();
+    }
+
+    /// A commit took so long until it was durable.
+    pub fn took(&self, time: Duration) {
+        self.longest_ns.fetch_max(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// The longest since this was last asked.
+    pub fn take_longest(&self) -> Duration {
+        Duration::from_nanos(self.longest_ns.swap(0, Ordering::Relaxed))
     }
 
     /// Tell when commit `seq` is durable.

@@ -1,11 +1,15 @@
 //! One world on a tick thread: its value, its pace, its gate, its place in the store.
 //!
 //! [`HostedWorld::round`] is one round: do what was asked, take what came in, tick, hand what the tick wrote to the store, let out what is
-//! durable. A panic in it ends this world only: the thread that ticks catches it. Not here: starting and restarting (`actor`).
+//! durable. A panic in it ends this world only: the thread that ticks catches it. What it counts and tells of itself is in [`account`].
+//! Not here: starting and restarting (`actor`).
+
+mod account;
 
 use crate::events::NodeEvent;
+use crate::flight::FlightKind;
 use crate::node::Services;
-use crate::status::{WorldState, WorldStatus};
+use crate::status::WorldState;
 use crate::world::actor::WorldMessage;
 use crate::world::checkpoint;
 use crate::world::courier::{self, Courier, Parcel};
@@ -13,17 +17,18 @@ use crate::world::gate::{Durable, Output, OutputGate};
 use crate::world::mailbox::{Control, Inbound, Mailbox, Presence};
 use crate::world::pacer::Pacer;
 use crate::world::show::{Lookout, View};
+use account::{SinceStart, Totals, phase_text};
 use aether_scripting::ApiError;
 use aether_scripting::instance::thread_cpu_ns;
 use aether_scripting::output::{InboundCall, OutboundCall, StorageWrite, WorldOutput};
 use aether_store::{Batch, Claim, KvWrite, Messages, StoreError, StoredMessage};
 use aether_types::WorldId;
-use aether_world_runtime::{End, OverloadAction, ReloadPhase, TickReport, World};
+use aether_world_runtime::{End, ReloadPhase, World};
 use hdrhistogram::Histogram;
 use ractor::ActorRef;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Entities that somebody who looks at a world is shown.
@@ -94,17 +99,13 @@ pub(crate) struct HostedWorld {
     busy_ns: u64,
     reload_told: Option<ReloadPhase>,
     ticks: Histogram<u32>,
+    /// The same one by one, for whoever adds up many worlds: quantiles cannot be.
+    ticks_ns: Vec<u32>,
+    /// When the last tick began.
+    ticked_ns: Option<u64>,
+    gap_max_ns: u64,
     totals: Totals,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Totals {
-    turns: u64,
-    deferred: u64,
-    engine_ns: u64,
-    commands: u64,
-    calls_out: u64,
-    calls_refused: u64,
+    since_start: SinceStart,
 }
 
 impl HostedWorld {
@@ -140,7 +141,11 @@ impl HostedWorld {
             reload_told: None,
             // To one percent; a tick of more than a second is recorded as one. 12 KiB, and there are thousands of these.
             ticks: Histogram::new_with_bounds(1, 1_000_000_000, 2).expect("these bounds are valid"),
+            ticks_ns: Vec::new(),
+            ticked_ns: None,
+            gap_max_ns: 0,
             totals: Totals::default(),
+            since_start: SinceStart::default(),
         };
         hosted.deliver_waiting();
         hosted
@@ -192,8 +197,14 @@ impl HostedWorld {
         self.release(now_ns);
         if self.gate.is_full(self.claim.commit_seq) {
             // The disk is behind: the world waits rather than let anybody see what may be lost.
+            if !std::mem::replace(&mut self.since_start.held, true) {
+                self.record(FlightKind::Held, None, "its output waits for the disk, and so does it");
+            }
             self.publish(WorldState::Held);
             return Round::Continue;
+        }
+        if std::mem::take(&mut self.since_start.held) {
+            self.record(FlightKind::Held, None, "the disk has caught up");
         }
         let came = self.take_inbound(now_ns);
         let watched = self.place.mailbox.audience.is_watched();
@@ -207,6 +218,9 @@ impl HostedWorld {
             return Round::Leave(Box::new(move |world| {
                 let _ = actor.cast(WorldMessage::Idle(world));
             }));
+        }
+        if let Some(before_ns) = self.ticked_ns.replace(now_ns) {
+            self.gap_max_ns = self.gap_max_ns.max(now_ns.saturating_sub(before_ns));
         }
         let (world_now_ns, dt) = (self.clock_base_ns.wrapping_add(now_ns), self.pacer.dt());
         let report = self.world.tick(world_now_ns, dt, &mut thread_cpu_ns);
@@ -246,7 +260,7 @@ impl HostedWorld {
         if !discarded.is_empty() {
             let _ = self.place.actor.cast(WorldMessage::Discard(discarded));
         }
-        if let Some((_, version, phase)) = self.world.reload_phase() {
+        if let Some((script, version, phase)) = self.world.reload_phase() {
             let news = !matches!(
                 (&self.reload_told, phase),
                 (Some(ReloadPhase::Swapping { .. }), ReloadPhase::Swapping { .. })
@@ -254,6 +268,7 @@ impl HostedWorld {
             ) && self.reload_told.as_ref() != Some(phase);
             if news {
                 self.reload_told = Some(phase.clone());
+                self.record(FlightKind::Reload, None, format!("{script} version {version}: {}", phase_text(phase)));
                 let _ = self.place.actor.cast(WorldMessage::Reload(version, phase.clone()));
             }
         }
@@ -262,15 +277,31 @@ impl HostedWorld {
     fn control(&mut self, control: Control, now_ns: u64) -> Result<Option<Round>, End> {
         match control {
             Control::Install { key, life, built } => {
+                let good = built.is_ok();
                 let spare = self.world.install(key, life, built);
+                if let (Some(name), None, true) = (self.world.name_at(key), &spare, good) {
+                    self.record(FlightKind::ScriptRestarted, Some(name), "has an instance again");
+                }
                 self.discard(spare);
             }
             Control::Reloaded { key, version, built } => {
                 let spare = self.world.lend_reloaded(key, version, built);
                 self.discard(spare);
             }
-            Control::Suspend { script, reply } => answer(reply, self.world.suspend(&script)),
-            Control::Resume { script, reply } => answer(reply, self.world.resume(&script)),
+            Control::Suspend { script, reply } => {
+                let suspended = self.world.suspend(&script);
+                if suspended {
+                    self.record(FlightKind::Suspension, Some(&script), "suspended by an operator");
+                }
+                answer(reply, suspended);
+            }
+            Control::Resume { script, reply } => {
+                let resumed = self.world.resume(&script);
+                if resumed {
+                    self.record(FlightKind::Suspension, Some(&script), "resumed by an operator");
+                }
+                answer(reply, resumed);
+            }
             Control::Checkpoint { reply, .. } if self.world.is_reloading() => {
                 answer(reply, Err("a reload is going on: wait for its end".to_owned()));
             }
@@ -411,46 +442,6 @@ impl HostedWorld {
         }
     }
 
-    fn account(&mut self, report: &TickReport) {
-        self.ticks.saturating_record(report.close.used_ns.max(1));
-        self.totals.turns += u64::from(report.close.ran);
-        self.totals.deferred += u64::from(report.close.deferred);
-        self.totals.engine_ns += report.engine_ns;
-        self.totals.commands += report.output.commands.len() as u64;
-        self.totals.calls_out += report.output.calls.len() as u64;
-        let world = self.id.as_str();
-        for line in &report.log {
-            let script = self.world.name_of(line.instance).unwrap_or("?").to_owned();
-            self.place.services.events.push(NodeEvent::Log {
-                world: world.to_owned(),
-                script,
-                level: line.level,
-                text: line.text.clone(),
-            });
-        }
-        for end in &report.ends {
-            self.place.services.events.push(NodeEvent::ScriptEnded {
-                world: world.to_owned(),
-                script: end.name.clone(),
-                cause: end.end.to_string(),
-                parked: end.parked,
-                again: end.again,
-            });
-        }
-        if let Some(action) = report.overload {
-            let (verb, key) = match action {
-                OverloadAction::Suspend(key) => ("suspended", key),
-                OverloadAction::Resume(key) => ("resumed", key),
-            };
-            let script = self.world.name_at(key).unwrap_or("?");
-            let percent = (self.world.utilisation() * 100.0) as u32;
-            self.place.services.events.push(NodeEvent::Overload {
-                world: world.to_owned(),
-                action: format!("{script} {verb} at {percent}% of the budget over ten seconds"),
-            });
-        }
-    }
-
     /// A checkpoint's bytes; what scripts sent while they saved joins the tick's output, so that both are in one commit. One that cannot be
     /// made is an event: the world goes on, and the one before it counts.
     fn checkpoint(&mut self, now_ns: u64, output: &mut WorldOutput) -> Option<Vec<u8>> {
@@ -464,11 +455,19 @@ impl HostedWorld {
             .writes
             .retain(|write| !more.writes.iter().any(|later| (&later.namespace, &later.key) == (&write.namespace, &write.key)));
         output.writes.extend(more.writes);
-        checkpoint.map_err(|error| self.tell(0, format!("no checkpoint could be made, the one before it counts: {error}"))).ok()
-    }
-
-    fn tell(&self, level: u8, text: String) {
-        self.place.services.events.push(NodeEvent::Log { world: self.id.to_string(), script: "world".into(), level, text });
+        match checkpoint {
+            Ok(checkpoint) => {
+                self.since_start.checkpoints += 1;
+                Some(checkpoint)
+            }
+            Err(error) => {
+                let text = format!("no checkpoint could be made, the one before it counts: {error}");
+                self.since_start.checkpoints_failed += 1;
+                self.record(FlightKind::Checkpoint, None, text.as_str());
+                self.tell(0, text);
+                None
+            }
+        }
     }
 
     /// Hand what left the scripts to the store, and hold back what others see of it until it is durable.
@@ -493,8 +492,18 @@ impl HostedWorld {
             let writes = output.writes.into_iter().map(write).collect();
             let messages = messages.unwrap_or_default();
             let batch = Batch { world: self.id.clone(), generation, after_seq, writes, messages, checkpoint, checkpoint_name };
-            let (durable, seq) = (Arc::clone(&self.durable), after_seq + 1);
-            self.place.services.store.commit(batch, Box::new(move |result| durable.report(seq, result)))?;
+            let (durable, seq, begun) = (Arc::clone(&self.durable), after_seq + 1, Instant::now());
+            // Until it is durable; scripts and their ticks are in no trace.
+            let span = batch.checkpoint.as_ref().map(|checkpoint| {
+                let world = self.id.as_str();
+                tracing::info_span!(parent: None, "world.checkpoint", world, bytes = checkpoint.len(), seq)
+            });
+            let done = move |result: Result<(), StoreError>| {
+                let _entered = span.as_ref().map(tracing::Span::enter);
+                durable.took(begun.elapsed());
+                durable.report(seq, result);
+            };
+            self.place.services.store.commit(batch, Box::new(done))?;
             self.claim.commit_seq = seq;
         }
         let tick = self.world.tick_number().0;
@@ -538,53 +547,6 @@ impl HostedWorld {
         }
     }
 
-    fn publish(&mut self, state: WorldState) {
-        let scripts = self.world.status();
-        let count = |wanted: fn(&aether_world_runtime::ScriptState) -> bool| {
-            scripts.iter().filter(|script| wanted(&script.state)).count()
-        };
-        use aether_world_runtime::ScriptState::{Parked, Paused, Suspended};
-        let us = |ns: u64| ns as f64 / 1_000.0;
-        let ticks = self.ticks.len();
-        let status = WorldStatus {
-            name: self.id.to_string(),
-            state,
-            tick: self.world.tick_number().0,
-            ticks,
-            missed_ticks: self.pacer.missed(),
-            tick_p50_us: us(self.ticks.value_at_quantile(0.5)),
-            tick_p99_us: us(self.ticks.value_at_quantile(0.99)),
-            tick_max_us: us(self.ticks.max()),
-            budget_us: us(self.world.config().scheduler.budget_ns),
-            engine_us: us(self.totals.engine_ns) / ticks.max(1) as f64,
-            utilisation: self.world.utilisation(),
-            turns: self.totals.turns,
-            deferred: self.totals.deferred,
-            paused: count(|state| *state == Paused),
-            suspended: count(|state| *state == Suspended),
-            parked: count(|state| matches!(state, Parked { .. })),
-            memory_bytes: self.world.memory_bytes(),
-            commands: self.totals.commands,
-            calls_out: self.totals.calls_out,
-            calls_refused: self.totals.calls_refused,
-            input_refused: self.place.mailbox.input_refused.load(Ordering::Relaxed),
-            parcels_refused: self.place.mailbox.parcels_refused.load(Ordering::Relaxed),
-            set_aside: self.world.set_aside().count(),
-            reload: self.world.reload_phase().map(|(script, version, phase)| (script, version, phase.clone())),
-            generation: self.claim.generation.0,
-            restarts: self.place.restarts,
-            host: self.world.host_stats(),
-            commit_seq: self.claim.commit_seq,
-            scripts: Arc::new(scripts),
-        };
-        self.ticks.reset();
-        (self.totals.turns, self.totals.deferred, self.totals.engine_ns) = (0, 0, 0);
-        // One that was replaced has nothing to say any more.
-        if self.place.mailbox.is_life(self.place.life) {
-            self.place.mailbox.publish(status);
-        }
-    }
-
     /// Let out everything that may leave, before worlds are stopped one after the other.
     pub fn settle(&mut self, now_ns: u64) {
         self.release(now_ns);
@@ -622,6 +584,8 @@ impl HostedWorld {
     /// It could not be put to sleep: it goes on, and is not idle for as long again.
     pub fn stay_awake(&mut self, now_ns: u64, why: &str) {
         self.busy_ns = now_ns;
+        self.since_start.checkpoints_failed += 1;
+        self.record(FlightKind::Checkpoint, None, format!("it could not be saved: {why}"));
         self.tell(1, format!("it stays awake, since it could not be saved: {why}"));
     }
 

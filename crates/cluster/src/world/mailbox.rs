@@ -4,6 +4,7 @@
 //! other worlds, which come again, last the news that messages have arrived. Control never is: whoever asks waits for the answer, so
 //! there is no more of it than there are askers. A mailbox outlives its world: one that is restarted finds it as it was.
 
+use crate::flight::{Flight, FlightKind};
 use crate::status::{WorldState, WorldStatus};
 use crate::world::actor::WorldMessage;
 use crate::world::audience::Audience;
@@ -109,6 +110,8 @@ pub(crate) struct Mailbox {
     /// Messages of other worlds and news about them: they come again.
     pub parcels_refused: AtomicU64,
     status: watch::Sender<Arc<WorldStatus>>,
+    /// What happened to the world, through all its lives.
+    pub flight: Flight,
 }
 
 impl Mailbox {
@@ -126,6 +129,7 @@ impl Mailbox {
             input_refused: AtomicU64::new(0),
             parcels_refused: AtomicU64::new(0),
             status: watch::Sender::new(Arc::new(status)),
+            flight: Flight::default(),
         })
     }
 
@@ -246,6 +250,11 @@ impl Mailbox {
 
     pub fn publish(&self, status: WorldStatus) {
         self.status.send_replace(Arc::new(status));
+    }
+
+    /// Something happened to the world outside of its ticks.
+    pub fn record(&self, kind: FlightKind, text: impl Into<String>) {
+        self.flight.record(self.status().tick, kind, None, text);
     }
 
     pub fn set_state(&self, state: WorldState) {

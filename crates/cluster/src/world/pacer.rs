@@ -22,6 +22,11 @@ impl Pacer {
         self.period_ns as f32 * 1e-9
     }
 
+    /// Ticks a second.
+    pub fn hz(&self) -> f64 {
+        1e9 / self.period_ns as f64
+    }
+
     /// Ticks skipped so far.
     pub fn missed(&self) -> u64 {
         self.missed

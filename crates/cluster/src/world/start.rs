@@ -5,7 +5,9 @@
 use crate::config::{ConfigError, ScriptSpec, WorldSpec};
 use crate::events::NodeEvent;
 use crate::node::{NodeError, Services};
+use crate::status::count;
 use crate::ticker::panic_text;
+use crate::trace;
 use crate::world::checkpoint;
 use aether_engine::{Engine, EngineConfig};
 use aether_scripting::{ScriptId, Vec3, Version};
@@ -30,15 +32,6 @@ impl WorldPlan {
     }
 }
 
-/// Where a world goes on from.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct From {
-    /// Already claimed: it only slept.
-    pub claim: Option<Claim>,
-    /// The checkpoint that an operator wants, by name or commit number; the newest good one else.
-    pub checkpoint: Option<String>,
-}
-
 /// A world that has been read.
 pub(crate) struct Read {
     pub world: World,
@@ -50,13 +43,19 @@ pub(crate) struct Read {
 }
 
 /// Read it. `Err`: the world cannot start, whatever is tried.
-pub(crate) fn load(services: &Services, plan: &WorldPlan, from: &From) -> Result<Read, NodeError> {
+/// `claim`: it is claimed already. It only slept, or an operator went back to another checkpoint.
+pub(crate) fn load(services: &Services, plan: &WorldPlan, claim: Option<Claim>) -> Result<Read, NodeError> {
     let id = plan.world_id()?;
+    let _span = trace::adopt(tracing::info_span!("world.claim", world = plan.name), trace_of(services, &id).as_deref()).entered();
     let spec = &plan.spec;
     let limits = spec.limits(&services.config.limits);
-    let claim = match from.claim {
+    let claim = match claim {
         Some(claim) => claim,
-        None => services.store.claim(&id)?,
+        None => {
+            let claim = services.store.claim(&id)?;
+            count(&services.counting.worlds_claimed);
+            claim
+        }
     };
     let engine = EngineConfig {
         prefabs: services.registry.prefabs(spec)?,
@@ -72,12 +71,7 @@ pub(crate) fn load(services: &Services, plan: &WorldPlan, from: &From) -> Result
         config.builds_itself = false;
         World::new(config, Box::new(Engine::new(engine.clone(), stored.iter().cloned())))
     };
-    let (mut world, checkpoint) = read_checkpoint(services, &id, from, new_world)?;
-    if let (Some(_), Some((seq, _))) = (&from.checkpoint, &checkpoint) {
-        // From now on it is the newest: the next start, whatever it comes from, must not go on from one that was given up.
-        services.store.remove_checkpoints_after(&id, claim.generation, *seq)?;
-    }
-    let checkpoint = checkpoint.map(|(_, checkpoint)| checkpoint);
+    let (mut world, checkpoint) = read_checkpoint(services, &id, new_world)?;
     let mut versions = Vec::new();
     for script in &spec.script {
         versions.extend(add_scripts(services, plan, &mut world, script, checkpoint.as_ref())?);
@@ -86,29 +80,24 @@ pub(crate) fn load(services: &Services, plan: &WorldPlan, from: &From) -> Result
     Ok(Read { world, claim, messages, versions })
 }
 
+/// The trace of whoever moves the world here.
+fn trace_of(services: &Services, world: &WorldId) -> Option<String> {
+    services.member()?.trace_of(world)
+}
+
 fn read_checkpoint(
     services: &Services,
     id: &WorldId,
-    from: &From,
     new_world: impl Fn() -> World,
-) -> Result<(World, Option<(u64, WorldCheckpoint)>), NodeError> {
-    let kept = services.store.load_checkpoints(id)?;
-    let wanted = |stored: &StoredCheckpoint| match &from.checkpoint {
-        Some(name) => stored.name.as_ref() == Some(name) || stored.seq.to_string() == *name,
-        // A named one is an operator's to go back to; the newest counts, named or not.
-        None => true,
-    };
-    let mut candidates: Vec<_> = kept.into_iter().filter(wanted).collect();
-    if from.checkpoint.is_some() {
-        candidates.truncate(1);
-    }
+) -> Result<(World, Option<WorldCheckpoint>), NodeError> {
+    let candidates = services.store.load_checkpoints(id)?;
     let mut world = new_world();
     for StoredCheckpoint { seq, data, .. } in &candidates {
         // What one checkpoint does to us must not keep us from the one before it.
         let read = catch_unwind(AssertUnwindSafe(|| checkpoint::open(data).and_then(|read| world.restore(&read).map(|()| read))));
         let read = read.map_err(|panic| format!("panic: {}", panic_text(&*panic)));
         match read.and_then(|read| read.map_err(|error| error.to_string())) {
-            Ok(read) => return Ok((world, Some((*seq, read)))),
+            Ok(read) => return Ok((world, Some(read))),
             Err(error) => {
                 let text = format!("checkpoint {seq} refused, the one before it is tried: {error}");
                 services.events.push(NodeEvent::Log { world: id.to_string(), script: "world".into(), level: 0, text });
@@ -116,11 +105,10 @@ fn read_checkpoint(
             }
         }
     }
-    match (&from.checkpoint, candidates.len()) {
-        (Some(name), _) => Err(NodeError::Checkpoint { world: id.clone(), name: name.clone() }),
-        (None, 0) => Ok((world, None)),
+    match candidates.len() {
+        0 => Ok((world, None)),
         // All that there is cannot be read: starting anew would throw it away with the next checkpoints.
-        (None, count) => Err(NodeError::NoCheckpoint { world: id.clone(), count }),
+        count => Err(NodeError::NoCheckpoint { world: id.clone(), count }),
     }
 }
 
