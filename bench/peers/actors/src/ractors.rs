@@ -82,8 +82,7 @@ impl Actor for Supervisor {
         me: ActorRef<SupervisorMessage>,
         (n, back): Self::Arguments,
     ) -> Result<SupervisorState, ActorProcessingErr> {
-        let mut state =
-            SupervisorState { positions: positions(n), back, numbers: HashMap::default(), children: Vec::new() };
+        let mut state = SupervisorState { positions: positions(n), back, numbers: HashMap::default(), children: Vec::new() };
         for i in 0..n {
             let child = state.start(&me, i).await?;
             state.children.push(child);

@@ -26,7 +26,6 @@ struct Script {
 
 struct Meter {
     deadline: Cell<Instant>,
-    looks: Cell<u32>,
     share: Cell<Duration>,
 }
 
@@ -82,10 +81,10 @@ impl Kind {
             lua.enable_jit(false);
             lua.sandbox(true).unwrap();
             lua.set_memory_limit(if self.threads { 2 << 30 } else { 4 << 20 }).unwrap();
+            let looks = Cell::new(0u32);
             lua.set_interrupt(move |_| {
-                let looks = meter.looks.get().wrapping_add(1);
-                meter.looks.set(looks);
-                if looks.is_multiple_of(64) { meter.check() } else { Ok(mlua::VmState::Continue) }
+                looks.set(looks.get().wrapping_add(1));
+                if looks.get().is_multiple_of(64) { meter.check() } else { Ok(mlua::VmState::Continue) }
             });
         }
         #[cfg(feature = "luajit")]
@@ -133,7 +132,10 @@ struct LuaWorld {
 impl World for LuaWorld {
     fn tick(&mut self, dt: f32) -> usize {
         let mut ended = 0;
-        for (i, script) in self.scripts.iter().enumerate().filter(|(i, _)| self.alive[*i]) {
+        for (i, script) in self.scripts.iter().enumerate() {
+            if !self.alive[i] {
+                continue;
+            }
             if self.kind.metered {
                 self.meter.refill();
             }
@@ -222,7 +224,7 @@ impl Peer for Kind {
 
     fn world(&self, scripts: usize) -> LuaWorld {
         let positions = Positions::new(scripts);
-        let meter = Meter { deadline: Cell::new(Instant::now() + PATIENCE), looks: Cell::new(0), share: Cell::new(PATIENCE) };
+        let meter = Meter { deadline: Cell::new(Instant::now() + PATIENCE), share: Cell::new(PATIENCE) };
         let meter = Rc::new(meter);
         let shared = self.threads.then(|| self.machine(&positions, &meter));
         let all = (0..scripts).map(|_| self.script(shared.as_ref(), &positions, &meter)).collect();
@@ -238,7 +240,8 @@ pub fn main() {
         std::process::exit(2);
     };
     let names = [("luau", false, true), ("luau-thread", true, true), ("luajit", false, false), ("luajit-off", false, true)];
-    let (name, threads, metered) = names.into_iter().find(|(name, ..)| *name == who).expect("luau, luau-thread, luajit or luajit-off");
+    let (name, threads, metered) =
+        names.into_iter().find(|(name, ..)| *name == who).expect("luau, luau-thread, luajit or luajit-off");
     let (old, new) = (Rc::new(compile(SOURCE)), Rc::new(compile(&new_source())));
     peer_common::run(&Kind { name, threads, metered, old, new }, &workload, n);
 }
