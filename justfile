@@ -39,9 +39,15 @@ fmt:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
-# Aether beside bare wasmtime; parts by name, all by default.
-bench *PARTS:
-    cargo run --release -p aether-bench -- {{PARTS}}
+# Aether beside bare wasmtime and other systems, into bench/README.md: all workloads or by name (`just bench W1 W4`); ROUNDS=5.
+bench *WORKLOADS:
+    cargo build --release --workspace
+    target/release/aether-bench {{WORKLOADS}}
+
+# Instructions of a turn against bench/instructions.toml, by valgrind; they repeat where times do not.
+bench-check:
+    cargo build --release --workspace
+    target/release/aether-bench count
 
 # Build the game scripts, all or by name.
 scripts *NAMES:

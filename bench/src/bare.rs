@@ -8,8 +8,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use wasmtime::{
-    Caller, Config, Engine, Instance, InstanceAllocationStrategy, InstancePre, Linker, Memory, Module, PoolingAllocationConfig,
-    Store, StoreLimits, StoreLimitsBuilder, TypedFunc, UpdateDeadline, WasmParams, WasmResults,
+    Caller, Config, Engine, Global, Instance, InstanceAllocationStrategy, InstancePre, Linker, Memory, Module,
+    PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, TypedFunc, UpdateDeadline, Val, WasmParams, WasmResults,
 };
 
 /// The product's settings, with wasmtime's own operator costs: they do not change what this module's instructions take.
@@ -104,6 +104,14 @@ pub(crate) enum Mode {
     Fibres,
     /// Called on this stack; nothing can stop them.
     Unmetered,
+    /// The same, with a counter in the module ([`crate::guests::counted`]).
+    Counted,
+}
+
+impl Mode {
+    fn has_fuel(self) -> bool {
+        matches!(self, Mode::Metered | Mode::Fibres)
+    }
 }
 
 /// Makes scripts of one module.
@@ -118,11 +126,13 @@ pub(crate) struct Script {
     store: Store<Host>,
     instance: Instance,
     on_tick: TypedFunc<f32, ()>,
+    /// A counter of its own.
+    left: Option<Global>,
 }
 
 impl Starter {
     pub(crate) fn new(text: &str, mode: Mode, slots: usize) -> Starter {
-        let engine = Engine::new(&config(mode != Mode::Unmetered, slots as u32)).unwrap();
+        let engine = Engine::new(&config(mode.has_fuel(), slots as u32)).unwrap();
         Starter::on(engine, text, mode)
     }
 
@@ -148,7 +158,7 @@ impl Starter {
         let limits = StoreLimitsBuilder::new().memory_size(4 << 20).build();
         let mut store = Store::new(&self.engine, Host { memory: None, entity: 0, positions, limits });
         store.limiter(|host| &mut host.limits);
-        if self.mode != Mode::Unmetered {
+        if self.mode.has_fuel() {
             store.set_fuel(FUEL).unwrap();
             store.set_epoch_deadline(1);
             store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Continue(1)));
@@ -159,37 +169,41 @@ impl Starter {
         if self.mode == Mode::Fibres {
             store.fuel_async_yield_interval(Some(50_000)).unwrap();
         }
-        Script { store, instance, on_tick }
+        let left = instance.get_global(&mut store, "left");
+        Script { store, instance, on_tick, left }
     }
 }
 
 impl Script {
     fn refill(&mut self, mode: Mode) {
-        if mode != Mode::Unmetered {
+        if mode.has_fuel() {
             self.store.set_fuel(FUEL).unwrap();
             self.store.set_epoch_deadline(1);
+        }
+        if let Some(left) = self.left {
+            left.set(&mut self.store, Val::I64(FUEL as i64)).unwrap();
         }
     }
 
     /// A call that is not a tick.
-    fn call<P: WasmParams, R: WasmResults>(&mut self, name: &str, arguments: P) -> Option<R> {
+    fn call<P: WasmParams, R: WasmResults>(&mut self, mode: Mode, name: &str, arguments: P) -> Option<R> {
         let f = self.instance.get_typed_func::<P, R>(&mut self.store, name).ok()?;
-        self.refill(Mode::Metered);
+        self.refill(mode);
         Some(f.call(&mut self.store, arguments).unwrap())
     }
 
     /// What `save_state` gives.
     fn save(&mut self) -> Vec<u8> {
-        let packed: i64 = self.call("save_state", ()).unwrap();
+        let packed: i64 = self.call(Mode::Metered, "save_state", ()).unwrap();
         let (address, length) = ((packed >> 32) as usize, packed as u32 as usize);
         self.store.data().memory.unwrap().data(&self.store)[address..][..length].to_vec()
     }
 
     fn restore(&mut self, state: &[u8]) {
         let length = state.len() as i32;
-        let address: i32 = self.call("aether_alloc", length).unwrap();
+        let address: i32 = self.call(Mode::Metered, "aether_alloc", length).unwrap();
         self.store.data().memory.unwrap().data_mut(&mut self.store)[address as usize..][..state.len()].copy_from_slice(state);
-        let refused: i32 = self.call("restore_state", (1, address, length)).unwrap();
+        let refused: i32 = self.call(Mode::Metered, "restore_state", (1, address, length)).unwrap();
         assert_eq!(refused, 0);
     }
 }
@@ -219,7 +233,7 @@ impl World {
         let mut script = self.starter.start();
         script.store.data_mut().entity = entity;
         if self.starter.mode == Mode::Metered {
-            script.call::<(), ()>("on_start", ());
+            script.call::<(), ()>(Mode::Metered, "on_start", ());
         } else if let Ok(f) = script.instance.get_typed_func::<(), ()>(&mut script.store, "on_start") {
             script.refill(self.starter.mode);
             match self.starter.mode {
@@ -265,7 +279,7 @@ impl World {
             if result.is_err() {
                 self.dead.push(at);
             }
-            if mode != Mode::Unmetered {
+            if mode.has_fuel() {
                 std::hint::black_box(store.get_fuel().unwrap());
             }
         }
@@ -273,7 +287,7 @@ impl World {
 
     /// They trap in the tick after the next.
     pub(crate) fn light_fuse(&mut self, script: usize) {
-        self.scripts[script].call::<_, ()>("on_message", (0i64, 0i64, 0i32, 0i32, 0i32));
+        self.scripts[script].call::<_, ()>(Mode::Metered, "on_message", (0i64, 0i64, 0i32, 0i32, 0i32));
     }
 
     /// What a supervisor does at least; gives how many it brought back.

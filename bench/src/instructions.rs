@@ -40,7 +40,7 @@ pub(crate) fn ticks(what: &str, ticks: u64, scripts: usize) {
         (0..ticks).for_each(|_| world.tick());
         return;
     }
-    let maker = Maker::new(scripts + 10);
+    let maker = Maker::repeatable(scripts + 10);
     let mut world = maker.world(scripts, &maker.program("mover", fibres, MOVER));
     // Valgrind has no CPU clock of a thread, and a clock that goes by looks makes every run the same.
     let mut looks = 0;

@@ -12,13 +12,14 @@ use aether_types::WorldId;
 use aether_world_runtime::{ScriptParts, TickReport, World, WorldConfig};
 use std::sync::{Arc, OnceLock};
 
-/// Movers of all sizes fit: `slots` of the first call counts.
-fn runtime(slots: usize) -> &'static ServerRuntime {
+/// `slots` of the first call counts.
+fn runtime(slots: usize, cpu_backstop: bool) -> &'static ServerRuntime {
     static RUNTIME: OnceLock<ServerRuntime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         let config = ServerRuntimeConfig {
             aot_cache_dir: std::env::temp_dir().join("aether-bench-cache"),
             pool: PoolSize { small: slots as u32, large: 1 },
+            cpu_backstop,
             ..ServerRuntimeConfig::default()
         };
         ServerRuntime::new(config).unwrap()
@@ -41,6 +42,15 @@ pub(crate) struct Program {
 
 impl Maker {
     pub(crate) fn new(slots: usize) -> Maker {
+        Maker::on(runtime(slots, true))
+    }
+
+    /// For counting instructions: without the clock that looks at CPU time now and then, which valgrind does not have.
+    pub(crate) fn repeatable(slots: usize) -> Maker {
+        Maker::on(runtime(slots, false))
+    }
+
+    fn on(runtime: &'static ServerRuntime) -> Maker {
         let mut prefabs = PrefabSet::default();
         let prefab = Prefab {
             name: "walker".into(),
@@ -52,7 +62,7 @@ impl Maker {
             components: Default::default(),
         };
         prefabs.add(prefab).unwrap();
-        Maker { runtime: runtime(slots), prefabs: Arc::new(prefabs) }
+        Maker { runtime, prefabs: Arc::new(prefabs) }
     }
 
     /// The next version of a script of this name.

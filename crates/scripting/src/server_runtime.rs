@@ -111,6 +111,8 @@ pub struct ServerRuntimeConfig {
     pub module_limits: ModuleLimits,
     /// One bit pattern for NaNs, for worlds that must repeat on other machines.
     pub canonical_nans: bool,
+    /// Whether CPU time stops what fuel does not see. Off only where runs must repeat to the instruction, under a profiler.
+    pub cpu_backstop: bool,
     /// Variables that could not be read; [`ServerRuntime::new`] reports the first.
     pub problems: Vec<SettingError>,
 }
@@ -139,6 +141,7 @@ impl Default for ServerRuntimeConfig {
             pool: PoolSize::default(),
             module_limits: ModuleLimits::default(),
             canonical_nans: false,
+            cpu_backstop: true,
             problems: Vec::new(),
         }
     }
@@ -315,6 +318,7 @@ impl ServerRuntime {
             None => cache.key()?,
         };
         let engines = Engines::new(config.pool)?;
+        let engines = if config.cpu_backstop { engines } else { engines.without_clock() };
         Ok(ServerRuntime { config, key, cache, engines, state: Mutex::default() })
     }
 
