@@ -8,11 +8,12 @@
 //! A caller moves its entity by one for every answer: so they are counted from outside. Not here: calls between nodes, for which there
 //! must be a database (`just figures`).
 
-use crate::guests::{ECHO, caller};
+use crate::guests::{ECHO, STRIDE, caller};
 use crate::measure::{cpu_us, interleave};
 use crate::product::{Maker, Ticking, add, build};
 use crate::record::say;
 use aether_cluster::{Node, NodeConfig};
+use aether_scripting::EntityView;
 use aether_scripting::compile::Compiler;
 use aether_scripting::output::{InboundCall, OutboundCall};
 use std::path::Path;
@@ -34,6 +35,7 @@ pub(crate) fn run(who: &str, n: usize) {
 
 /// Microseconds of CPU a call.
 fn say_calls(who: &str, n: usize, us: f64) {
+    assert!(us.is_finite(), "no call was answered");
     say("W7", who, n, "calls_per_s", 1e6 / us);
     if n == 1 {
         say("W7", who, n, "p50_us", us);
@@ -51,13 +53,22 @@ fn each(mut tick: impl FnMut(), answers: impl Fn() -> f64) -> f64 {
     interleave(11, TIME, &mut [&mut row])[0]
 }
 
+/// What the caller's entity says.
+fn answered(entities: Vec<EntityView>) -> f64 {
+    entities.iter().map(|entity| f64::from(entity.z) * f64::from(STRIDE) + f64::from(entity.x)).sum()
+}
+
 fn within(n: usize) -> f64 {
     let maker = Maker::new(10);
     let mut world = maker.world(1, &maker.program("caller", false, &caller("echo", n)));
     add(&mut world, "echo".into(), &maker.program("echo", false, ECHO), None);
     build(&mut world);
     let world = std::cell::RefCell::new(Ticking::new(world));
-    each(|| drop(world.borrow_mut().tick()), || world.borrow_mut().positions())
+    let tick = || {
+        let report = world.borrow_mut().tick();
+        assert!(report.ends.is_empty(), "a script ended: {:?}", report.ends);
+    };
+    each(tick, || answered(world.borrow_mut().world.host().entities(1)))
 }
 
 fn between(n: usize) -> f64 {
@@ -79,7 +90,7 @@ fn between(n: usize) -> f64 {
             assert_eq!(here.world.deliver_reply(call, payload, 0), Ok(true));
         }
     };
-    each(tick, || here.borrow_mut().positions())
+    each(tick, || answered(here.borrow_mut().world.host().entities(1)))
 }
 
 fn put(dir: &Path, name: &str, text: &str) {
@@ -118,7 +129,7 @@ fn on_a_node(n: usize) {
     );
     let config: NodeConfig = toml::from_str(&text).unwrap();
     let node = Node::start(&config, dir.path(), Compiler::InProcess, |_| ()).unwrap();
-    let answers = || -> f64 { node.entities("here").unwrap().iter().map(|entity| f64::from(entity.x)).sum() };
+    let answers = || answered(node.entities("here").unwrap());
     let deadline = Instant::now() + Duration::from_secs(30);
     while answers() < 10.0 {
         assert!(Instant::now() < deadline, "no call was answered: {:?}", node.status());

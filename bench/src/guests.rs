@@ -101,6 +101,9 @@ pub(crate) fn counted() -> String {
     text
 }
 
+/// How far a caller's entity goes along `x` before it takes a step along `z`: worlds have an end.
+pub(crate) const STRIDE: u32 = 1_024;
+
 /// Keeps so many calls to another script open, and moves its entity by one for every answer.
 pub(crate) fn caller(target: &str, open: usize) -> String {
     let length = target.len();
@@ -113,15 +116,17 @@ pub(crate) fn caller(target: &str, open: usize) -> String {
   (data (i32.const 0) "{target}") (data (i32.const 80) "e")
   (global $me (mut i64) (i64.const 0))
   (global $open (mut i32) (i32.const 0))
-  (global $answers (mut f32) (f32.const 0))
+  (global $answers (mut i32) (i32.const 0))
   (func (export "aether_abi_1"))
   (func (export "aether_alloc") (param i32) (result i32) (i32.const 1024))
   (func (export "on_start") (global.set $me (call $self)))
   (func (export "on_message") (param i64 i64 i32 i32 i32)
     (global.set $open (i32.sub (global.get $open) (i32.const 1)))
-    (global.set $answers (f32.add (global.get $answers) (f32.const 1))))
+    (global.set $answers (i32.add (global.get $answers) (i32.const 1))))
   (func (export "on_tick") (param f32)
-    (drop (call $place (global.get $me) (global.get $answers) (f32.const 0) (f32.const 0)))
+    (drop (call $place (global.get $me)
+      (f32.convert_i32_u (i32.rem_u (global.get $answers) (i32.const {STRIDE}))) (f32.const 0)
+      (f32.convert_i32_u (i32.div_u (global.get $answers) (i32.const {STRIDE})))))
     (block $full (loop $more
       (br_if $full (i32.ge_s (global.get $open) (i32.const {open})))
       (br_if $full (i64.lt_s

@@ -48,7 +48,10 @@ pub(crate) fn ticks(what: &str, ticks: u64, scripts: usize) {
         looks += 1;
         looks * 1_000
     };
-    (1..=ticks).for_each(|tick| drop(world.tick(tick * 50_000_000, 0.05, &mut clock)));
+    for tick in 1..=ticks {
+        let close = world.tick(tick * 50_000_000, 0.05, &mut clock).close;
+        assert_eq!((close.ran as usize, close.deferred), (scripts, 0), "tick {tick}");
+    }
 }
 
 /// Count, and compare with what is committed or write that anew.
