@@ -59,7 +59,15 @@ fn escaped(text: &str) -> String {
 /// Three digits, and commas between thousands.
 pub(crate) fn number(value: f64) -> String {
     let digits = if value == 0.0 { 0 } else { (2 - value.abs().log10().floor() as i32).clamp(0, 3) as usize };
-    let text = format!("{value:.digits$}");
+    grouped(&format!("{value:.digits$}"))
+}
+
+/// A whole number with commas between thousands.
+pub(crate) fn count(n: u64) -> String {
+    grouped(&n.to_string())
+}
+
+fn grouped(text: &str) -> String {
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
     let mut grouped = String::new();
     for (at, digit) in whole.chars().enumerate() {

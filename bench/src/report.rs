@@ -3,7 +3,7 @@
 //! A row's value is the median over all rounds, with the least and the most of them; a ratio is the median of the ratios of each round.
 //! Only what stands between the two markers of the README is replaced.
 
-use crate::plot::{bars, number};
+use crate::plot::{bars, count, number};
 use crate::record::Record;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -134,11 +134,8 @@ impl Figures {
         let sizes = self.sizes(table.w, table.metric);
         let mut text = format!("**{}**\n\n|", table.title);
         for n in &sizes {
-            let _ = write!(
-                text,
-                " | {}",
-                if table.of.is_empty() { String::new() } else { format!("{} {}", number(*n as f64), table.of) }
-            );
+            let _ =
+                write!(text, " | {}", if table.of.is_empty() { String::new() } else { format!("{} {}", count(*n), table.of) });
         }
         text += " |\n|---";
         sizes.iter().for_each(|_| text += "|---");
@@ -166,7 +163,7 @@ impl Figures {
         };
         for (who, reference, mode) in [("aether", "bare", ""), ("aether-fibres", "bare-fibres", ", fibres")] {
             for (n, bound) in [(100, 2.0), (1_000, 1.5), (10_000, 1.5)] {
-                let what = format!("W1 at {} scripts{mode}, of bare wasmtime", number(n as f64));
+                let what = format!("W1 at {} scripts{mode}, of bare wasmtime", count(n));
                 at_most(what, self.ratio(("W1", "tick_ns", n), who, reference), bound, "×");
             }
         }
@@ -182,10 +179,10 @@ impl Figures {
             "×",
         );
         for n in [1_000, 10_000, 100_000] {
-            let what = format!("W3 start of {} scripts, of bare", number(n as f64));
+            let what = format!("W3 start of {} scripts, of bare", count(n));
             at_most(what, self.ratio(("W3", "start_us", n), "aether", "bare"), 1.5, "×");
             let memory = self.median("W3", "memory_kib", n, "aether").map(|kib| kib - 4.0);
-            at_most(format!("W3 memory of each of {} besides its page", number(n as f64)), memory, 8.0, "KiB");
+            at_most(format!("W3 memory of each of {} besides its page", count(n)), memory, 8.0, "KiB");
         }
         at_most("W3 a world of ten on a node".into(), self.median("W3w", "world_kib", 500, "aether-node"), 100.0, "KiB");
         for who in ["aether", "aether-fibres"] {
@@ -208,7 +205,7 @@ impl Figures {
         for n in [100, 1_000, 10_000] {
             let nearest =
                 SAFE_PEERS.iter().filter_map(|peer| self.ratio(("W1", "tick_ns", n), peer, "aether")).min_by(f64::total_cmp);
-            at_least(format!("W1 at {} scripts, nearest safe peer of Aether", number(n as f64)), nearest, 2.5, "×");
+            at_least(format!("W1 at {} scripts, nearest safe peer of Aether", count(n)), nearest, 2.5, "×");
         }
         for who in ["aether-world", "aether-worlds", "aether-node"] {
             at_least(format!("W7 calls a second ({who})"), self.median("W7", "calls_per_s", 64, who), 1e6, "");
@@ -252,7 +249,7 @@ fn render(figures: &Figures, notes: &str) -> (String, Vec<(String, String)>) {
             .collect();
         if !rows.is_empty() {
             let name = format!("{}-{}.svg", table.w.to_lowercase(), table.metric.replace('_', "-"));
-            let title = format!("{}; {} {}, logarithmic", table.title, number(n as f64), table.of);
+            let title = format!("{}; {} {}, logarithmic", table.title, count(n), table.of);
             let _ = write!(text, "\n![{title}](plots/{name})\n");
             plots.push((name, bars(&title, &rows)));
         }

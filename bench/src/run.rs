@@ -45,6 +45,9 @@ const CELLS: &[(&str, &str, usize)] = &[
     ("W7", "node", 64),
 ];
 
+/// How busy the machine was when a round began, kept with the figures.
+const LOAD: &str = "load";
+
 /// No cell takes a quarter of it.
 const CELL_SECONDS: &str = "180";
 
@@ -63,7 +66,9 @@ pub(crate) fn run(wanted: &[String], rounds: u32) -> Result<(), Box<dyn Error>> 
     let program = std::env::current_exe()?;
     let mut all = Vec::new();
     for round in 1..=rounds {
-        println!("round {round} of {rounds}, load {}", fs::read_to_string("/proc/loadavg")?.trim());
+        let load = load();
+        println!("round {round} of {rounds}, load {load}");
+        all.push(Record { round, w: LOAD.into(), who: "machine".into(), n: 0, metric: "load".into(), value: load });
         let mut keep = |what: String, measured: Result<Vec<Record>, String>| match measured {
             Ok(records) => all.extend(records.into_iter().map(|record| Record { round, ..record })),
             Err(why) => {
@@ -91,7 +96,7 @@ pub(crate) fn run(wanted: &[String], rounds: u32) -> Result<(), Box<dyn Error>> 
     }
     // Workloads that were not measured now keep what was measured before.
     let before = fs::read_to_string(kept()).unwrap_or_default();
-    all.extend(read(&before).filter(|record| !is_wanted(&record.w)));
+    all.extend(read(&before).filter(|record| record.w != LOAD && !is_wanted(&record.w)));
     let lines = all.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
     fs::create_dir_all(kept().parent().ok_or("a file has a folder")?)?;
     fs::write(kept(), lines.join("\n") + "\n")?;
@@ -105,10 +110,18 @@ pub(crate) fn run(wanted: &[String], rounds: u32) -> Result<(), Box<dyn Error>> 
 pub(crate) fn report() -> Result<(), Box<dyn Error>> {
     let text = fs::read_to_string(kept())?;
     let rounds = read(&text).map(|record| record.round).max().unwrap_or(0);
-    let notes = format!("{rounds} rounds on {}.", machine());
+    let mut loads: Vec<f64> = read(&text).filter(|record| record.w == LOAD).map(|record| record.value).collect();
+    let load = if loads.is_empty() { 0.0 } else { crate::measure::median(&mut loads) };
+    let notes = format!("Rounds: {rounds}. Machine: {}; load when a round began (median): {load:.1}.", machine());
     crate::report::write(read(&text), &notes)?;
     println!("bench/README.md and bench/plots are made");
     Ok(())
+}
+
+/// Processes that ran or waited to, over the last minute.
+fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }
 
 fn machine() -> String {
