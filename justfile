@@ -55,9 +55,15 @@ book:
 bless:
     AETHER_BLESS=1 cargo test --workspace --test all docs::
 
-# Aether beside bare wasmtime; parts by name, all by default.
-bench *PARTS:
-    cargo run --release -p aether-bench -- {{PARTS}}
+# Aether beside bare wasmtime and other systems, into bench/README.md: all workloads or by name (`just bench W1 W4`); ROUNDS=5.
+bench *WORKLOADS:
+    cargo build --release --workspace
+    target/release/aether-bench {{WORKLOADS}}
+
+# Instructions of a turn against bench/instructions.toml, by valgrind; they repeat where times do not.
+bench-check:
+    cargo build --release --workspace
+    target/release/aether-bench count
 
 # A scenario of cluster-config/loadtest (or a file): `just loadtest town --seconds 30 --report before`.
 loadtest SCENARIO *ARGS:

@@ -3,8 +3,9 @@
 //! There is no bare limit beside these rows: the parts are printed so that they can be compared with what they are made of (a flushed
 //! write, ten instances).
 
-use crate::product::MOVER;
-use crate::quantile;
+use crate::guests::{MOVER, faster_mover};
+use crate::measure::{quantile, resident_kib};
+use crate::record::say;
 use aether_cluster::{Inbound, Node, NodeConfig, Source, WorldState};
 use aether_scripting::compile::Compiler;
 use aether_scripting::output::InboundCall;
@@ -54,6 +55,32 @@ fn until(node: &Node, world: &str, begun: Instant, wanted: impl Fn(&WorldState) 
 fn show(what: &str, mut times: Vec<f64>) {
     let (p50, p99, max) = (quantile(&mut times, 0.5), quantile(&mut times, 0.99), quantile(&mut times, 1.0));
     println!("| {what} | {p50:.2} | {p99:.2} | {max:.2} |");
+}
+
+/// W3: what a world of ten scripts takes on a node: actors, store and all.
+pub(crate) fn worlds(n: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    // The first start compiles the script, and makes what is made once.
+    let one = start(dir.path(), &config(dir.path(), 1, 0.0));
+    until(&one, "world", Instant::now(), |state| *state == WorldState::Ticking);
+    let memory = resident_kib();
+    one.stop();
+    let (other, cpu) = (tempfile::tempdir().unwrap(), process_cpu_us());
+    let node = start(other.path(), &config(other.path(), n, 0.0));
+    let cpu = process_cpu_us() - cpu;
+    for world in 1..=n {
+        until(&node, &format!("world-{world}"), Instant::now(), |state| *state == WorldState::Ticking);
+    }
+    // All have ticked, and the first checkpoints are written.
+    std::thread::sleep(Duration::from_secs(3));
+    say("W3w", "aether-node", n, "world_start_us", cpu / n as f64);
+    say("W3w", "aether-node", n, "world_kib", (resident_kib() - memory) / n as f64);
+}
+
+/// CPU time of this process, microseconds.
+fn process_cpu_us() -> f64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    t.tv_sec as f64 * 1e6 + t.tv_nsec as f64 / 1e3
 }
 
 pub(crate) fn run() {
@@ -127,7 +154,7 @@ fn reload(dir: &Path) {
     second(&node);
     let before: Vec<_> = (0..5).map(|_| second(&node)).collect();
     let manifest = std::fs::read_to_string(dir.join("scripts/mover/script.toml")).unwrap();
-    let wasm = wat::parse_str(MOVER.replace("(f32.const 0.01)", "(f32.const 0.02)")).unwrap();
+    let wasm = wat::parse_str(faster_mover()).unwrap();
     let (mut during, done) = (Vec::new(), AtomicBool::new(false));
     let report = std::thread::scope(|scope| {
         let publish = scope.spawn(|| {

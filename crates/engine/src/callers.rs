@@ -2,7 +2,7 @@
 
 use crate::entities::KindId;
 use aether_scripting::{ApiError, ApiResult, Call, Caller, EntityId, InstanceId};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// Messages and events that wait for one script. More than it can read in a tick is refused at the sender.
 pub(crate) const INBOX_MAX: usize = 64;
@@ -53,6 +53,8 @@ pub(crate) struct Rights {
 #[derive(Debug, Default)]
 pub(crate) struct Callers {
     members: Vec<Option<Box<Member>>>,
+    /// By name: who calls names who is called.
+    names: HashMap<String, InstanceId>,
     /// By instance, as `members`.
     rights: Vec<Rights>,
     current: usize,
@@ -103,6 +105,7 @@ impl Callers {
             self.rights.resize_with(at + 1, Rights::default);
         }
         self.rights[at] = Rights { kinds, self_entity, waiting: 0 };
+        self.names.insert(member.info.name.clone(), member.info.instance);
         self.members[at] = Some(Box::new(member));
     }
 
@@ -116,6 +119,9 @@ impl Callers {
         self.clear_inbox(instance);
         let member = self.members.get_mut(instance.0 as usize)?.take();
         self.rights[instance.0 as usize] = Rights::default();
+        if let Some(member) = member.as_ref().filter(|member| self.names.get(&member.info.name) == Some(&instance)) {
+            self.names.remove(&member.info.name);
+        }
         member
     }
 
@@ -150,7 +156,7 @@ impl Callers {
     }
 
     pub fn find(&self, name: &str) -> Option<InstanceId> {
-        self.iter().find(|member| member.info.name == name).map(|member| member.info.instance)
+        self.names.get(name).copied()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
@@ -181,5 +187,30 @@ impl Callers {
         self.waiting_bytes = waiting_bytes;
         self.rights[to.0 as usize].waiting += 1;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(instance: u64, name: &str) -> Member {
+        let info =
+            Caller { instance: InstanceId(instance), name: name.to_owned(), entity_kinds: Vec::new(), storage_namespace: None };
+        Member { info, inbox: VecDeque::new(), topics: Vec::new() }
+    }
+
+    #[test]
+    fn a_name_finds_who_bears_it_now_and_nobody_once_that_one_is_gone() {
+        let mut callers = Callers::new(1 << 20);
+        for (instance, name) in [(1, "guard"), (2, "thief")] {
+            callers.insert(member(instance, name), KindSet::any(), None);
+        }
+        callers.remove(InstanceId(1));
+        assert_eq!((callers.find("guard"), callers.find("thief")), (None, Some(InstanceId(2))));
+        callers.insert(member(3, "guard"), KindSet::any(), None);
+        // It left long ago.
+        callers.remove(InstanceId(1));
+        assert_eq!(callers.find("guard"), Some(InstanceId(3)));
     }
 }

@@ -113,6 +113,8 @@ pub struct ServerRuntimeConfig {
     pub canonical_nans: bool,
     /// Whether calls that end badly say where: for authors. See [`EngineProfile::traces`].
     pub traces: bool,
+    /// Whether CPU time stops what fuel does not see. Off only where runs must repeat to the instruction, under a profiler.
+    pub cpu_backstop: bool,
     /// Variables that could not be read; [`ServerRuntime::new`] reports the first.
     pub problems: Vec<SettingError>,
 }
@@ -142,6 +144,7 @@ impl Default for ServerRuntimeConfig {
             module_limits: ModuleLimits::default(),
             canonical_nans: false,
             traces: false,
+            cpu_backstop: true,
             problems: Vec::new(),
         }
     }
@@ -318,6 +321,7 @@ impl ServerRuntime {
             None => cache.key()?,
         };
         let engines = Engines::new(config.pool)?;
+        let engines = if config.cpu_backstop { engines } else { engines.without_clock() };
         Ok(ServerRuntime { config, key, cache, engines, state: Mutex::default() })
     }
 

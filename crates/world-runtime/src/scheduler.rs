@@ -13,6 +13,7 @@
 //! [`wants_clock`](TickScheduler::wants_clock) says so. Not here: running scripts, suspending them (`overload`).
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 /// A script's place in its world's scheduler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,7 +93,6 @@ struct Entry {
     /// Nanoseconds of a turn, and of one that uses all its fuel.
     expected_ns: f32,
     full_ns: f32,
-    present: bool,
     runnable: bool,
     paused: bool,
     /// It had no turn yet.
@@ -117,6 +117,8 @@ const SMOOTHING: f32 = 0.25;
 pub struct TickScheduler {
     config: SchedulerConfig,
     entries: Vec<Entry>,
+    /// Places of those that went.
+    free: BTreeSet<u32>,
     /// Runnable scripts in the order of this tick; `cursor` is the next.
     order: Vec<ScriptKey>,
     cursor: usize,
@@ -151,6 +153,7 @@ impl TickScheduler {
         TickScheduler {
             config,
             entries: Vec::new(),
+            free: BTreeSet::new(),
             order: Vec::new(),
             cursor: 0,
             stale: false,
@@ -181,7 +184,6 @@ impl TickScheduler {
             fuel_per_turn: traits.fuel as f32,
             expected_ns: 0.0,
             full_ns: 0.0,
-            present: true,
             runnable: true,
             paused: false,
             fresh: true,
@@ -189,10 +191,10 @@ impl TickScheduler {
         };
         entry.estimate();
         self.stale = true;
-        match self.entries.iter().position(|entry| !entry.present) {
+        match self.free.pop_first() {
             Some(free) => {
-                self.entries[free] = entry;
-                ScriptKey(free as u32)
+                self.entries[free as usize] = entry;
+                ScriptKey(free)
             }
             None => {
                 self.entries.push(entry);
@@ -209,7 +211,8 @@ impl TickScheduler {
     pub fn remove(&mut self, key: ScriptKey) {
         self.set_paused(key, false);
         let entry = self.entry(key);
-        (entry.present, entry.runnable) = (false, false);
+        entry.runnable = false;
+        self.free.insert(key.0);
         self.stale = true;
     }
 
@@ -451,6 +454,18 @@ mod tests {
 
     fn keys(turns: &[Turn]) -> Vec<u32> {
         turns.iter().map(|turn| turn.key.0).collect()
+    }
+
+    #[test]
+    fn who_comes_takes_the_lowest_place_that_is_free() {
+        let mut scheduler = TickScheduler::new(SchedulerConfig::default());
+        let all: Vec<_> = (0..4).map(|_| scheduler.add(script(10))).collect();
+        for gone in [3, 1, 1] {
+            scheduler.remove(all[gone]);
+        }
+        let places: Vec<_> = (0..3).map(|_| scheduler.add(script(10)).0).collect();
+        assert_eq!(places, [1, 3, 4]);
+        assert_eq!(keys(&run_tick(&mut scheduler, |_| 100, |_| 1_000).0), [0, 1, 2, 3, 4]);
     }
 
     #[test]

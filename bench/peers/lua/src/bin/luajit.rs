@@ -1,0 +1,4 @@
+//! `peer-luajit WHO WORKLOAD N`.
+fn main() {
+    peer_lua::main();
+}

@@ -1,0 +1,4 @@
+//! `peer-luau WHO WORKLOAD N`.
+fn main() {
+    peer_lua::main();
+}
