@@ -406,6 +406,26 @@ impl ServerRuntime {
         state.modules.remove(&(script_id, version));
     }
 
+    /// Let the versions of a script go that are loaded and that nobody uses: each keeps memory and an open file. They can be registered
+    /// and loaded again.
+    pub fn release_unused(&self, script_id: ScriptId) {
+        let mut state = self.state();
+        state.slots.sweep();
+        let unused = |((script, _), module): &(&(ScriptId, Version), &Arc<ScriptModule>)| {
+            *script == script_id && Arc::strong_count(module) == 1
+        };
+        let unused: Vec<Version> = state.modules.iter().filter(unused).map(|((_, version), _)| *version).collect();
+        for version in unused {
+            state.modules.remove(&(script_id, version));
+            state.registry.forget(script_id, version);
+        }
+    }
+
+    /// How many modules are loaded.
+    pub fn loaded_modules(&self) -> usize {
+        self.state().modules.len()
+    }
+
     /// Load a version. Its manifest is verified; an artifact of another machine, engine or key is compiled again if its source is
     /// at hand.
     pub fn load_module(&self, script_id: ScriptId, version: Version) -> Result<Arc<ScriptModule>, RuntimeError> {

@@ -365,6 +365,8 @@ impl Registry {
         let manifest = ScriptManifest::parse_with(&row.manifest, self.server.default_fuel, self.server.default_memory_mb)?;
         let wasm = self.store.get_blob(source)?.ok_or(RegistryError::NoSource { script, version, digest: source })?;
         let artifact = self.runtime.compile_for(&wasm, AotTarget::host(), manifest.limits.memory_mb)?;
+        // Those that were replaced since and have drained.
+        self.runtime.release_unused(script);
         self.runtime.register_version(script, version, artifact)?;
         let module = self.runtime.load_module(script, version)?;
         Ok(LoadedScript { manifest: Arc::new(manifest), version, module })
