@@ -105,12 +105,19 @@ fn rust_below(folder: &Path) -> String {
 }
 
 #[test]
-fn every_metric_that_the_operating_guide_names_is_one() {
+fn every_metric_and_alert_that_the_operating_guide_names_is_one() {
     let source = rust_below(&root().join("crates/admin/src"));
+    let rules = read("cluster-config/observability/prometheus-rules.yml");
     let (mut problems, mut count) = (Vec::new(), 0);
     for page in ["operating.md", "capacity.md", "failure.md"] {
         for (line, name) in Page::parse(&read(&format!("docs/src/{page}"))).code() {
             let unit = ["_total", "_seconds", "_ratio", "_bytes", "_cores", "_worlds", "_scripts", "_ready", "_up", "_linked"];
+            if name.starts_with("Aether") {
+                count += 1;
+                if !rules.contains(&format!("- alert: {name}\n")) {
+                    problems.push(format!("docs/src/{page}:{line}: there is no alert {name}"));
+                }
+            }
             if name.starts_with("aether_") && unit.iter().any(|unit| name.ends_with(unit)) {
                 count += 1;
                 if !source.contains(&format!("\"{name}\"")) {
@@ -120,5 +127,5 @@ fn every_metric_that_the_operating_guide_names_is_one() {
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert!(count > 10, "{count} metrics");
+    assert!(count > 10, "{count} metrics and alerts");
 }
