@@ -166,6 +166,24 @@ fn a_version_that_is_damaged_is_rolled_back() {
 }
 
 #[test]
+fn versions_that_nobody_uses_are_let_go_and_can_be_loaded_again() {
+    let (id, other) = (fresh_id("numbered"), fresh_id("other"));
+    let add = |id, number| {
+        let artifact = runtime().compile_aot(&numbered(number), AotTarget::host()).unwrap();
+        runtime().register_version(id, Version(number), artifact).unwrap();
+        runtime().load_module(id, Version(number)).unwrap()
+    };
+    let used = [1, 2, 3].map(|number| add(id, number))[1].clone();
+    add(other, 1);
+    runtime().release_unused(id);
+    let is_there = |id, number| runtime().load_module(id, Version(number)).is_ok();
+    assert_eq!([is_there(id, 1), is_there(id, 2), is_there(id, 3), is_there(other, 1)], [false, true, false, true]);
+    drop(used);
+    add(id, 3);
+    assert!(is_there(id, 3));
+}
+
+#[test]
 fn an_endless_loop_is_budget_exceeded() {
     let module = load(r#"(module (func (export "aether_abi_1")) (func (export "on_tick") (param f32) (loop (br 0))))"#);
     for on_budget in [OnBudget::Pause, OnBudget::Terminate] {

@@ -421,11 +421,6 @@ impl ServerRuntime {
         }
     }
 
-    /// How many modules are loaded.
-    pub fn loaded_modules(&self) -> usize {
-        self.state().modules.len()
-    }
-
     /// Load a version. Its manifest is verified; an artifact of another machine, engine or key is compiled again if its source is
     /// at hand.
     pub fn load_module(&self, script_id: ScriptId, version: Version) -> Result<Arc<ScriptModule>, RuntimeError> {
