@@ -73,6 +73,7 @@ const RUST_SDK: Files = files! {
     "sdk/src/lib.rs": "../sdk/src/lib.rs",
     "sdk/src/network.rs": "../sdk/src/network.rs",
     "sdk/src/physics.rs": "../sdk/src/physics.rs",
+    "sdk/src/players.rs": "../sdk/src/players.rs",
     "sdk/src/raw.rs": "../sdk/src/raw.rs",
     "sdk/src/script.rs": "../sdk/src/script.rs",
     "sdk/src/state.rs": "../sdk/src/state.rs",
