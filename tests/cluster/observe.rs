@@ -99,7 +99,9 @@ fn a_node_of_a_cluster_tells_every_metric_of_the_table_and_no_other() {
     let mut cluster = Cluster::prepare(6, CALM);
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
-    cluster.set_variables("a", &[("AETHER_ADMIN__LISTEN", &listen), ("AETHER_ADMIN__REQUIRE_TOKEN", "false")]);
+    let variables =
+        [("AETHER_ADMIN__LISTEN", &*listen), ("AETHER_ADMIN__REQUIRE_TOKEN", "false"), ("AETHER_GATEWAY__LISTEN", "127.0.0.1:0")];
+    cluster.set_variables("a", &variables);
     NODES.into_iter().for_each(|node| cluster.start_process(node));
     cluster.settle();
     // Somebody who is no node: a connection that ends for a reason.

@@ -27,6 +27,8 @@ use std::sync::Arc;
 
 /// Swaps in one tick at most; the clock is looked at too.
 const SWAPS_PER_TICK: usize = 64;
+/// What swaps may add to a tick, CPU nanoseconds: players must not notice a reload. The last one may still go over it.
+const SWAPS_NS: u64 = 400_000;
 
 /// Bounds of a reload.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -359,10 +361,11 @@ impl World {
         reload.age += 1;
         match reload.phase {
             ReloadPhase::Swapping { .. } => {
-                let budget = self.config.scheduler.budget_ns;
+                let (budget, begin) = (self.config.scheduler.budget_ns, cpu());
                 for swapped in 0..SWAPS_PER_TICK {
                     // Three quarters of the tick: the last swap must fit too. One a tick in any case, or a busy world never changes.
-                    if swapped > 0 && cpu() - start > budget / 4 * 3 {
+                    let now = cpu();
+                    if swapped > 0 && (now - start > budget / 4 * 3 || now - begin > SWAPS_NS) {
                         break;
                     }
                     match self.swap_next() {

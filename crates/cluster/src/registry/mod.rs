@@ -278,7 +278,10 @@ impl Registry {
                     None => (row.version, self.load(row)?),
                 }
             }
-            (None, Some(_)) if self.store.get_blob(candidate.digest).is_ok_and(|blob| blob.is_some()) => {
+            (None, Some(_))
+                if versions.iter().all(|row| row.source != candidate.digest)
+                    && self.store.get_blob(candidate.digest).is_ok_and(|blob| blob.is_some()) =>
+            {
                 return self.adopt_nothing(text, RegistryError::RefusedBefore(script));
             }
             _ => match self.add_once(&candidate) {
