@@ -308,18 +308,23 @@ fn a_node_that_stops_tells_its_players() {
 fn a_gateway_takes_so_many_sessions_and_has_room_again_when_one_ends() {
     let site = Site::start("require_token = false\nsessions_max = 2", TOWN);
     let (first, _second) = (site.join("town", "1"), site.join("town", "2"));
-    let third = || tungstenite::client(format!("ws://{}/play", site.address), TcpStream::connect(site.address).unwrap());
-    let status = match third() {
-        Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))) => response.status().as_u16(),
-        other => panic!("{:?}", other.map(|_| ())),
-    };
-    assert_eq!(status, 503);
+    let third = || Player::greet(site.address, "town", "3", "").next();
+    let told = third();
+    assert!(matches!(&told, News::Closed { code: 1013, reason } if reason.contains("as many sessions")), "{told:?}");
     drop(first);
     let deadline = Instant::now() + PATIENCE;
-    while third().is_err() {
+    while !matches!(third(), News::Welcome { .. }) {
         assert!(Instant::now() < deadline, "there is no room again");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn whoever_does_not_say_who_they_are_keeps_nobody_else_out() {
+    let site = Site::start("require_token = false\nsessions_max = 2", TOWN);
+    // More than there is room for sessions; they say nothing.
+    let _silent: Vec<_> = (0..20).map(|_| Player::dial(site.address)).collect();
+    embodied(&mut site.join("town", "Ada"));
 }
 
 #[test]

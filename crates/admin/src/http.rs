@@ -10,6 +10,7 @@ pub(crate) use crate::gate::Peer;
 use crate::gate::{Door, Gate};
 use crate::gateway::Gateway;
 use crate::server::ServeError;
+use crate::sources::Sources;
 use crate::tls::Certificate;
 use crate::token::{Known, TokenStore};
 use aether_cluster::Node;
@@ -117,21 +118,49 @@ pub fn serve_http(node: Arc<Node>, options: HttpOptions) -> Result<HttpServer, S
     // Readiness and history begin now, not with the first who asks.
     api.hub().map_err(|problem| ServeError::Thread(std::io::Error::other(problem)))?;
     let secure = certificate.is_some();
-    runtime.spawn(accept(listener, certificate.map(Arc::new), router(Arc::clone(&api)), CONNECTIONS_MAX));
+    runtime.spawn(accept(listener, certificate.map(Arc::new), router(Arc::clone(&api)), Room::new(CONNECTIONS_MAX)));
     Ok(HttpServer { address, secure, api, runtime: Some(runtime) })
 }
 
-/// Accept connections, so many at a time. One that is upgraded to a WebSocket is no connection of these any more.
-pub(crate) async fn accept(listener: TcpListener, certificate: Option<Arc<Certificate>>, router: Router, connections_max: usize) {
-    let room = Arc::new(Semaphore::new(connections_max));
+/// How many connections there may be.
+pub(crate) struct Room {
+    places: Arc<Semaphore>,
+    /// Those of one source.
+    sources: Option<Sources>,
+    /// How long one may last.
+    lifetime: Option<Duration>,
+}
+
+impl Room {
+    pub fn new(connections_max: usize) -> Room {
+        Room { places: Arc::new(Semaphore::new(connections_max)), sources: None, lifetime: None }
+    }
+
+    /// For strangers: so many of one source, and none for longer than this.
+    pub fn for_strangers(connections_max: usize, of_one_source: u32, lifetime: Duration) -> Room {
+        Room { sources: Some(Sources::new(of_one_source)), lifetime: Some(lifetime), ..Room::new(connections_max) }
+    }
+}
+
+/// Accept connections while there is room. One that is upgraded to a WebSocket is no connection of these any more.
+pub(crate) async fn accept(listener: TcpListener, certificate: Option<Arc<Certificate>>, router: Router, room: Room) {
     loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&room.places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let one = match room.sources.as_ref().map(|sources| sources.enter(peer.ip())) {
+                    Some(None) => continue,
+                    other => other.flatten(),
+                };
                 let connection = connection(stream, peer, certificate.clone(), router.clone());
+                let lifetime = room.lifetime;
                 tokio::spawn(async move {
-                    connection.await;
-                    drop(place);
+                    match lifetime {
+                        // Who reads no answers is not waited for.
+                        Some(lifetime) => _ = tokio::time::timeout(lifetime, connection).await,
+                        None => connection.await,
+                    }
+                    drop((place, one));
                 });
             }
             Err(error) => {

@@ -21,6 +21,7 @@ mod problem;
 mod pulse;
 mod server;
 pub mod shapes;
+mod sources;
 mod summary;
 mod tls;
 mod token;

@@ -457,6 +457,15 @@ impl NodeConfig {
             c.bad("admin.tls_key", format!("{:?}", self.admin.tls_key), "set if, and only if, admin.tls_cert is");
         }
         check_gateway(&mut c, &self.gateway);
+        let nodes = self.cluster.iter().flat_map(|cluster| &cluster.node);
+        let gateways = self.gateway.listen.is_some() || nodes.clone().any(|node| node.gateway.is_some());
+        if nodes.count() > 1 && gateways && self.gateway.secret.is_none() && self.gateway.require_token {
+            c.bad(
+                "gateway.secret",
+                "none".to_owned(),
+                "the path of a file that all nodes share: a token is good at each of them",
+            );
+        }
         c.range("server.max_modules", self.server.max_modules, 1..=65_536, "1 to 65536");
         c.range("server.default_fuel", self.server.default_fuel, 1_000..=1_000_000_000, "1000 to 1000000000");
         c.range("server.default_memory_mb", self.server.default_memory_mb, 1..=64, "1 to 64");

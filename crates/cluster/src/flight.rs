@@ -201,11 +201,17 @@ fn remove_old(folder: &Path) -> std::io::Result<()> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        files.push((entry.metadata()?.modified()?, entry.path()));
+        // Another world's that is renamed or removed right now is not ours to count.
+        if let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) {
+            files.push((modified, entry.path()));
+        }
     }
     files.sort();
     let excess = files.len().saturating_sub(FILES_MAX);
-    files.into_iter().take(excess).try_for_each(|(_, path)| std::fs::remove_file(path))
+    files.into_iter().take(excess).try_for_each(|(_, path)| match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use aether_cluster::{AttendError, Changes, Created, Hand, Node, Show};
 use aether_scripting::PlayerId;
 use aether_scripting::output::ClientCommand;
 use axum::body::Bytes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ use tokio::sync::Notify;
 const RETRY: Duration = Duration::from_millis(100);
 /// How long sessions stay without their world: a failover takes a lease and some seconds.
 const AWAY_MAX: Duration = Duration::from_secs(60);
+/// Between two attempts to tell a world of players.
+const JOIN_AGAIN: Duration = Duration::from_millis(500);
 
 /// A world as it was shown last.
 #[derive(Default)]
@@ -68,7 +70,19 @@ struct State {
     /// While it has a stage that has begun.
     hand: Option<Hand>,
     sessions: HashMap<PlayerId, Arc<Session>>,
+    /// Of them, those whose world could not be told of them yet.
+    unjoined: HashSet<PlayerId>,
     closed: bool,
+}
+
+impl State {
+    fn join(&mut self, hand: &Hand, session: &Session) {
+        if hand.join(session.player, &session.name) {
+            self.unjoined.remove(&session.player);
+        } else {
+            self.unjoined.insert(session.player);
+        }
+    }
 }
 
 /// See the file.
@@ -100,7 +114,7 @@ impl Followed {
         }
         if let Some(hand) = state.hand.clone() {
             session.outbox.snapshot(&state.scene.snapshot());
-            hand.join(session.player, &session.name);
+            state.join(&hand, session);
         }
         true
     }
@@ -110,6 +124,7 @@ impl Followed {
         let mut state = self.state();
         if state.sessions.get(&session.player).is_some_and(|now| Arc::ptr_eq(now, session)) {
             state.sessions.remove(&session.player);
+            state.unjoined.remove(&session.player);
             if let Some(hand) = &state.hand {
                 hand.leave(session.player);
             }
@@ -154,6 +169,10 @@ impl Followed {
             Show::Taken { player } => {
                 if let Some(session) = state.sessions.remove(&PlayerId(player)) {
                     session.outbox.end(Some(Code::Replaced), "you came in again, elsewhere");
+                    state.unjoined.remove(&PlayerId(player));
+                    if state.sessions.is_empty() {
+                        self.idle.notify_one();
+                    }
                 }
             }
         }
@@ -167,10 +186,23 @@ impl Followed {
             self.counts.resyncs.fetch_add(1, Relaxed);
         }
         let snapshot = state.scene.snapshot();
-        for session in state.sessions.values() {
+        for session in state.sessions.values().cloned().collect::<Vec<_>>() {
             session.outbox.snapshot(&snapshot);
-            hand.join(session.player, &session.name);
+            state.join(hand, &session);
         }
+    }
+
+    /// Tell the world of those whom it could not be told of before: a link or an inbox was full.
+    fn join_again(&self) {
+        let mut state = self.state();
+        let Some(hand) = state.hand.clone() else { return };
+        let waiting: Vec<_> = state.unjoined.iter().filter_map(|player| state.sessions.get(player).cloned()).collect();
+        waiting.iter().for_each(|session| state.join(&hand, session));
+    }
+
+    /// Whether it has been shown since it was attended last.
+    fn has_begun(&self) -> bool {
+        self.state().hand.is_some()
     }
 
     /// The stage is over; what is known is forgotten by clients at once. Gives whether it had begun.
@@ -278,8 +310,16 @@ async fn follow(worlds: Arc<Worlds>, world: Arc<Followed>) {
         match worlds.node.attend(&world.name) {
             Ok(mut stage) => {
                 let hand = stage.hand();
+                let mut again = tokio::time::interval(JOIN_AGAIN);
                 let is_over = loop {
                     tokio::select! {
+                        _ = again.tick() => {
+                            world.join_again();
+                            // A parked world shows nothing, nor does one on a node whose build does not know of players.
+                            if away.elapsed() > AWAY_MAX && !world.has_begun() {
+                                break false;
+                            }
+                        }
                         show = stage.next() => match show {
                             Some(show) => world.show(show, &hand),
                             None => break false,

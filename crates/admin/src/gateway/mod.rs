@@ -17,9 +17,10 @@ pub mod session;
 pub use counts::Counts;
 
 use crate::gate::{is_own_page, protect};
-use crate::http::{Peer, Secure, accept};
+use crate::http::{Peer, Room, Secure, accept};
 use crate::problem::Problem;
 use crate::server::ServeError;
+use crate::sources::Sources;
 use crate::tls::Certificate;
 use aether_cluster::Node;
 use axum::extract::ws::WebSocketUpgrade;
@@ -100,6 +101,13 @@ pub struct Gateway {
 
 /// Connections that are not sessions: pages, and WebSockets before their upgrade.
 const CONNECTIONS_MAX: usize = 512;
+/// Of them, those of one address: a browser opens six.
+const CONNECTIONS_OF_SOURCE_MAX: u32 = 64;
+/// A page is loaded in that time, or a WebSocket upgraded.
+const CONNECTION_LIFE: Duration = Duration::from_secs(60);
+/// WebSockets that have not said who they are, of all sources and of one.
+const GREETINGS_MAX: usize = 1_024;
+const GREETINGS_OF_SOURCE_MAX: u32 = 64;
 /// Bytes of a session's messages that the kernel may keep: what is there is old by as much.
 const SEND_BUFFER: u32 = 128 << 10;
 /// Connections that wait to be accepted.
@@ -140,7 +148,8 @@ impl Drop for Gateway {
 /// What handlers have.
 struct Door {
     house: Arc<House>,
-    sessions: Arc<Semaphore>,
+    greetings: Arc<Semaphore>,
+    sources: Sources,
     require_token: bool,
 }
 
@@ -169,11 +178,13 @@ pub fn serve_gateway(node: Arc<Node>, options: GatewayOptions) -> Result<Gateway
         scripts: scripts.into_iter().collect(),
         inputs_per_second: NonZeroU32::new(inputs_per_second).unwrap_or(NonZeroU32::MIN),
         players: Mutex::default(),
+        places: Arc::new(Semaphore::new(sessions_max as usize)),
     });
-    let sessions = Arc::new(Semaphore::new(sessions_max as usize));
-    let door = Arc::new(Door { house: Arc::clone(&house), sessions, require_token });
+    let (greetings, sources) = (Arc::new(Semaphore::new(GREETINGS_MAX)), Sources::new(GREETINGS_OF_SOURCE_MAX));
+    let door = Arc::new(Door { house: Arc::clone(&house), greetings, sources, require_token });
     let secure = certificate.is_some();
-    runtime.spawn(accept(listener, certificate.map(Arc::new), router(door, client), CONNECTIONS_MAX));
+    let room = Room::for_strangers(CONNECTIONS_MAX, CONNECTIONS_OF_SOURCE_MAX, CONNECTION_LIFE);
+    runtime.spawn(accept(listener, certificate.map(Arc::new), router(door, client), room));
     Ok(Gateway { address, secure, house, runtime: Some(runtime) })
 }
 
@@ -213,9 +224,10 @@ async fn play(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    let Ok(place) = Arc::clone(&door.sessions).try_acquire_owned() else {
+    let greeting = Arc::clone(&door.greetings).try_acquire_owned().ok().zip(door.sources.enter(peer.ip()));
+    let Some(greeting) = greeting else {
         door.house.counts.end(Some(Code::Later));
-        let mut problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this gateway has as many sessions as it takes");
+        let mut problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many have not said yet who they are");
         problem.retry_after = Some(5);
         return problem.into_response();
     };
@@ -224,8 +236,7 @@ async fn play(
     let house = Arc::clone(&door.house);
     upgrade.max_message_size(MESSAGE_MAX).max_frame_size(MESSAGE_MAX).read_buffer_size(MESSAGE_MAX).on_upgrade(
         move |socket| async move {
-            session::serve(house, socket, guests).await;
-            drop(place);
+            session::serve(house, socket, guests, greeting).await;
         },
     )
 }

@@ -24,6 +24,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 /// Until the hello has come.
@@ -59,6 +60,8 @@ pub(crate) struct House {
     pub inputs_per_second: NonZeroU32,
     /// A player is here once.
     pub players: Mutex<HashMap<PlayerId, Arc<Session>>>,
+    /// Of those who have said who they are.
+    pub places: Arc<Semaphore>,
 }
 
 /// A player who is in.
@@ -75,13 +78,18 @@ fn end(code: Code, why: impl Into<String>) -> End {
     (Some(code), why.into())
 }
 
-/// A connection from its hello to its end. `guests`: whoever has no token is let in as a guest.
-pub(crate) async fn serve(house: Arc<House>, socket: WebSocket, guests: bool) {
+/// A connection from its hello to its end. `guests`: whoever has no token is let in as a guest. `greeting`: a place among those who have
+/// not said who they are.
+pub(crate) async fn serve(house: Arc<House>, socket: WebSocket, guests: bool, greeting: impl Send) {
     let (mut sink, mut stream) = socket.split();
-    let (code, why) = match timeout(HELLO, greet(&house, &mut stream, guests)).await {
-        Err(_) => end(Code::Silent, "no hello came"),
-        Ok(Err(end)) => end,
-        Ok(Ok((session, world))) => {
+    let greeted = timeout(HELLO, greet(&house, &mut stream, guests)).await;
+    let place = Arc::clone(&house.places).try_acquire_owned();
+    let (code, why) = match (greeted, place) {
+        (Err(_), _) => end(Code::Silent, "no hello came"),
+        (Ok(Err(end)), _) => end,
+        (Ok(Ok(_)), Err(_)) => end(Code::Later, "this gateway has as many sessions as it takes"),
+        (Ok(Ok((session, world))), Ok(_place)) => {
+            drop(greeting);
             let session = Arc::new(session);
             house.counts.begun.fetch_add(1, Relaxed);
             house.counts.sessions.fetch_add(1, Relaxed);

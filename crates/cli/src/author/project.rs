@@ -6,6 +6,7 @@ use aether_scripting::manifest::ScriptManifest;
 use aether_scripting::symbols::{NamedFrame, without_debug};
 use aether_scripting::{Digest, ScriptId, Symbols, Trace, TraceFrame, compile};
 use serde::Deserialize;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -130,7 +131,8 @@ impl Project {
         let build = dir.join("build.toml");
         let build: Option<BuildFile> = match std::fs::read_to_string(&build) {
             Ok(text) => Some(toml::from_str(&text).map_err(|error| format!("{}: {error}", build.display()))?),
-            Err(_) => None,
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(format!("{}: {error}", build.display()).into()),
         };
         if build.as_ref().is_some_and(|build| build.command.is_empty()) {
             return Err(
@@ -143,7 +145,9 @@ impl Project {
                 let parsed = ScriptManifest::parse(&text).map_err(|error| format!("{}: {error}", manifest.display()))?;
                 (Some(text), Some(parsed))
             }
-            Err(_) => (None, None),
+            Err(error) if error.kind() == ErrorKind::NotFound => (None, None),
+            // Without a manifest everything is granted: one that cannot be read is not none.
+            Err(error) => return Err(format!("{}: {error}", manifest.display()).into()),
         };
         let file = match &build {
             _ if !path.is_dir() => path.to_owned(),

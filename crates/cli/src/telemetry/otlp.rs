@@ -106,7 +106,8 @@ impl HttpClient for Post {
 
 async fn exchange(request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
     let authority = request.uri().authority().ok_or("no host")?.clone();
-    let stream = tokio::net::TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(80))).await?;
+    let stream =
+        tokio::net::TcpStream::connect((authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80))).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let (mut head, body) = request.into_parts();

@@ -157,6 +157,10 @@ impl Conn {
     }
 
     /// Credit for one payload, or none.
+    pub(super) fn has_room(&self) -> bool {
+        self.credit.is_half_free()
+    }
+
     pub(super) fn take_credit(&self, bytes: u64) -> bool {
         #[cfg(test)]
         if super::tests::cheats() {

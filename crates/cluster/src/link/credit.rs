@@ -62,6 +62,12 @@ impl Credit {
         possible
     }
 
+    /// Whether at least half of it is free.
+    pub(super) fn is_half_free(&self) -> bool {
+        let (bytes, messages) = self.in_flight();
+        bytes < self.window_bytes / 2 && messages < self.window_messages / 2
+    }
+
     /// Bytes and messages not acknowledged.
     pub(super) fn in_flight(&self) -> (u64, u64) {
         let t = self.totals();

@@ -271,6 +271,11 @@ impl Links {
         }
     }
 
+    /// Whether what can wait may be sent now: half of what may be on the way is kept for what cannot. Without a link: yes, it is refused.
+    pub fn has_room(&self, peer: &str) -> bool {
+        self.inner.table.slot(peer).and_then(|slot| slot.current()).is_none_or(|conn| conn.has_room())
+    }
+
     /// Send one payload, or say at once why not. `Ok` means that it is on the way; it arrives unless the link goes down.
     pub fn try_send(&self, peer: &str, bytes: Vec<u8>) -> Result<(), SendError> {
         let slot = self.inner.table.slot(peer).ok_or(SendError::NotLinked)?;

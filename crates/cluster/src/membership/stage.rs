@@ -53,8 +53,8 @@ const PART_MAX: usize = 64 << 10;
 const MESSAGE_MAX: usize = 48 << 20;
 /// Stages of one other node's gateway here: one for each world with players of its.
 const STREAMS_MAX: usize = 100_000;
-/// Before a part that did not fit on a full link is tried again.
-const LINK_PAUSE: Duration = Duration::from_millis(20);
+/// Before what did not fit on a full link is tried again.
+pub(crate) const LINK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Stages of this node's gateway elsewhere, and of other nodes' gateways here.
 #[derive(Default)]
@@ -103,8 +103,18 @@ impl Away {
 
     /// A message was taken from the queue.
     pub fn took_one(&self) {
-        let messages = self.taken.fetch_add(1, Ordering::Relaxed) + 1;
-        // One task takes; if the link is full now, the next one tells of this one too.
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        self.give_credit();
+    }
+
+    /// Whether credit is due that the link had no room for.
+    pub fn owes_credit(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) >= CREDITS_BACK
+    }
+
+    /// Give back what was taken, if it is worth a message. One task does.
+    pub fn give_credit(&self) {
+        let messages = self.taken.load(Ordering::Relaxed);
         if messages >= CREDITS_BACK && self.send(StageFrame::Credit { stream: self.stream, messages }).is_ok() {
             self.taken.fetch_sub(messages, Ordering::Relaxed);
         }
@@ -128,7 +138,7 @@ impl Drop for Away {
     fn drop(&mut self) {
         if let Some(member) = self.member.upgrade() {
             lock(&member.stages.elsewhere).remove(&self.stream);
-            let _ = member.say(&self.peer, StageFrame::Quit { stream: self.stream });
+            member.say_later(&self.peer, StageFrame::Quit { stream: self.stream });
         }
     }
 }
@@ -155,6 +165,14 @@ impl Member {
         })
     }
 
+    /// The same for what must be heard: again while the link is full.
+    fn say_later(self: &Arc<Self>, peer: &str, frame: StageFrame) {
+        if let Err(InputError::Full) = self.say(peer, frame.clone()) {
+            let (member, peer) = (Arc::downgrade(self), peer.to_owned());
+            self.runtime.spawn(async move { say_surely(&member, &peer, frame).await });
+        }
+    }
+
     /// Called by a link: quick, and in the order of what the peer sent.
     pub(super) fn on_stage(self: &Arc<Self>, peer: &str, frame: StageFrame) {
         let Some(parts) = self.parts.get() else { return };
@@ -168,8 +186,7 @@ impl Member {
                 let mailbox = parts.services.post.find(&world);
                 let room = lock(&self.stages.here).len() < STREAMS_MAX;
                 let Some(mailbox) = mailbox.filter(|_| room) else {
-                    let _ = self.say(peer, StageFrame::Ended { stream });
-                    return;
+                    return self.say_later(peer, StageFrame::Ended { stream });
                 };
                 let stage = Stage::here(mailbox);
                 let (hand, credits) = (stage.hand(), Arc::new(Semaphore::new(CREDITS as usize)));
@@ -195,7 +212,12 @@ impl Member {
             }
             StageFrame::Part { stream, bytes, last } => {
                 let mut elsewhere = lock(&self.stages.elsewhere);
-                let Some(found) = elsewhere.get_mut(&stream).filter(|found| found.peer == peer) else { return };
+                let Some(found) = elsewhere.get_mut(&stream).filter(|found| found.peer == peer) else {
+                    drop(elsewhere);
+                    // It was given up here, and that was not heard.
+                    let _ = self.say(peer, StageFrame::Quit { stream });
+                    return;
+                };
                 found.parts.extend(bytes);
                 if found.parts.len() > MESSAGE_MAX {
                     elsewhere.remove(&stream);
@@ -234,21 +256,36 @@ impl Member {
                 let frame = StageFrame::Part { stream, bytes, last };
                 loop {
                     let Some(member) = member.upgrade() else { return };
-                    match member.say(&peer, frame.clone()) {
-                        Ok(()) => break,
-                        Err(InputError::Full) => drop(member),
-                        // `end_stages` ends this one.
-                        Err(InputError::Away) => return,
+                    // What players do and who comes in must not wait behind what others are shown.
+                    if member.links.get().is_none_or(|links| links.has_room(&peer)) {
+                        match member.say(&peer, frame.clone()) {
+                            Ok(()) => break,
+                            Err(InputError::Full) => {}
+                            // `end_stages` ends this one.
+                            Err(InputError::Away) => return,
+                        }
                     }
+                    drop(member);
                     tokio::time::sleep(LINK_PAUSE).await;
                 }
             }
         }
+        say_surely(&member, &peer, StageFrame::Ended { stream }).await;
         if let Some(member) = member.upgrade() {
-            let _ = member.say(&peer, StageFrame::Ended { stream });
             let here = lock(&member.stages.here).remove(&(peer, stream));
             drop(here);
         }
+    }
+}
+
+/// Until it is on its way, the link is down or the node stops.
+async fn say_surely(member: &Weak<Member>, peer: &str, frame: StageFrame) {
+    while let Some(member) = member.upgrade() {
+        if !matches!(member.say(peer, frame.clone()), Err(InputError::Full)) {
+            return;
+        }
+        drop(member);
+        tokio::time::sleep(LINK_PAUSE).await;
     }
 }
 

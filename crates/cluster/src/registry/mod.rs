@@ -280,7 +280,7 @@ impl Registry {
             }
             (None, Some(_))
                 if versions.iter().all(|row| row.source != candidate.digest)
-                    && self.store.get_blob(candidate.digest).is_ok_and(|blob| blob.is_some()) =>
+                    && self.store.get_blob(candidate.digest)?.is_some() =>
             {
                 return self.adopt_nothing(text, RegistryError::RefusedBefore(script));
             }
@@ -357,6 +357,10 @@ impl Registry {
             Ok(loaded) => Ok((version, loaded)),
             Err(error) => {
                 self.store.forget_version(script, version)?;
+                // Nobody has refused it: an operator mends something, and it is new again.
+                if error.blame() != Blame::Script && self.store.versions()?.iter().all(|row| row.source != candidate.digest) {
+                    self.store.remove_blob(candidate.digest)?;
+                }
                 Err(error)
             }
         }
@@ -466,6 +470,8 @@ impl Registry {
     /// Remove what nothing refers to: old versions that are neither active nor pinned, and sources of no version. Gives how many
     /// versions and sources went.
     pub fn collect(&self) -> Result<(usize, usize), RegistryError> {
+        // First: the source of a version that another node adds meanwhile is none of these.
+        let blobs = self.store.blobs()?;
         let mut rows = self.store.versions()?;
         let mut kept: HashMap<ScriptId, usize> = HashMap::new();
         rows.sort_by_key(|row| (row.script, std::cmp::Reverse(row.version)));
@@ -483,7 +489,7 @@ impl Registry {
             }
         }
         sources.extend(self.files());
-        let blobs: Vec<_> = self.store.blobs()?.into_iter().filter(|digest| !sources.contains(digest)).collect();
+        let blobs: Vec<_> = blobs.into_iter().filter(|digest| !sources.contains(digest)).collect();
         for digest in &blobs {
             self.store.remove_blob(*digest)?;
         }
@@ -495,7 +501,7 @@ impl Registry {
         let folders: Vec<PathBuf> = self.folders.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
         let wasm = |folder: PathBuf| {
             let name = folder.file_name()?.to_string_lossy().into_owned();
-            std::fs::read(folder.join(format!("{name}.wasm"))).ok()
+            compile::to_binary(&std::fs::read(folder.join(format!("{name}.wasm"))).ok()?).ok()
         };
         folders.into_iter().filter_map(wasm).map(|wasm| Digest::of(&wasm)).collect()
     }

@@ -45,9 +45,17 @@ impl Audience {
         self.count.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether somebody has seen nothing yet; asked once for each of them.
+    /// Whether somebody who can be shown it has not seen the whole yet; asked once for each of them. For those whose queue is full nobody
+    /// makes it.
     pub fn take_arrivals(&self) -> bool {
-        self.arrivals.swap(false, Ordering::AcqRel)
+        if !self.arrivals.load(Ordering::Acquire) {
+            return false;
+        }
+        let listeners = self.listeners();
+        let (ready, full): (Vec<_>, Vec<_>) =
+            listeners.iter().filter(|listener| !listener.begun).partition(|listener| listener.sender.capacity() > 0);
+        self.arrivals.store(!full.is_empty(), Ordering::Release);
+        !ready.is_empty()
     }
 
     /// From now on a gateway watches; its number here, and what it is shown.
@@ -125,7 +133,12 @@ impl Audience {
         let View { changes, whole } = view.unwrap_or_default();
         let commands: Arc<[_]> = commands.into();
         let quiet = Arc::default();
-        for listener in self.listeners().iter_mut() {
+        let mut listeners = self.listeners();
+        if listeners.iter().any(|listener| listener.sender.is_closed()) {
+            listeners.retain(|listener| !listener.sender.is_closed());
+            self.counted(&listeners);
+        }
+        for listener in listeners.iter_mut() {
             let (whole, changes) = match (listener.begun, &whole, &changes) {
                 (true, _, Some(changes)) => (false, changes),
                 // Only commands.

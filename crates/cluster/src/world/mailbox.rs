@@ -53,8 +53,8 @@ impl Inbound {
     fn inbox_max(&self) -> usize {
         match self {
             Inbound::Call(_) => INPUT_MAX,
-            Inbound::Parcel(Parcel::Message { .. }) | Inbound::Presence(_) => MESSAGES_MAX,
-            Inbound::Parcel(Parcel::Taken { .. }) => INBOX_MAX,
+            Inbound::Parcel(Parcel::Message { .. }) => MESSAGES_MAX,
+            Inbound::Parcel(Parcel::Taken { .. }) | Inbound::Presence(_) => INBOX_MAX,
         }
     }
 
@@ -141,7 +141,7 @@ impl Mailbox {
     pub fn push(&self, inbound: Inbound) -> bool {
         let wakes = inbound.wakes();
         // They come again, when it has begun again.
-        if matches!(inbound, Inbound::Parcel(_)) && self.closed.load(Ordering::Acquire) {
+        if matches!(inbound, Inbound::Parcel(_) | Inbound::Call(_)) && self.closed.load(Ordering::Acquire) {
             return false;
         }
         {

@@ -4,7 +4,7 @@
 //! to go on asks its node for another. Input is at most once: what is on its way when a world moves is lost, and nobody is told.
 //! Not here: how it gets to other nodes (`membership/stage`), players' connections (the gateway).
 
-use crate::membership::stage::Away;
+use crate::membership::stage::{Away, LINK_PAUSE};
 use crate::world::audience::Audience;
 use crate::world::mailbox::{Inbound, Mailbox, Presence};
 use crate::world::show::Show;
@@ -51,11 +51,14 @@ impl Stage {
 
     /// The next that is shown. `None`: the world is not there any more.
     pub async fn next(&mut self) -> Option<Show> {
-        let show = self.shows.recv().await?;
-        if let Seat::Away(away) = &*self.hand.0 {
-            away.took_one();
+        let Seat::Away(away) = &*self.hand.0 else { return self.shows.recv().await };
+        while away.owes_credit() {
+            match tokio::time::timeout(LINK_PAUSE, self.shows.recv()).await {
+                Ok(show) => return show.inspect(|_| away.took_one()),
+                Err(_) => away.give_credit(),
+            }
         }
-        Some(show)
+        self.shows.recv().await.inspect(|_| away.took_one())
     }
 
     /// For those who act.
