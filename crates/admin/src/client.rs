@@ -23,7 +23,9 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no node answers on {path}: start it with `aether run`, or name the cluster file that it was started with")]
+    #[error(
+        "no node answers on {path}: start it with `aether run` (one of a cluster with `aether node`), or name the cluster file that it was started with"
+    )]
     NoNode {
         /// Where.
         path: PathBuf,

@@ -4,7 +4,7 @@
 
 use crate::operate::{NodeArgs, client};
 use crate::style::{Paint, paint};
-use crate::{CommandResult, say};
+use crate::{CommandResult, is_said};
 use aether_admin::{Client, ClientError, Request, rfc3339};
 use clap::Args;
 use serde_json::{Value, json};
@@ -91,24 +91,26 @@ pub(crate) fn run(args: &LogsArgs, node: &NodeArgs) -> CommandResult {
     });
     let paint = paint();
     let first = ask(&client, 0, filters(args, args.lines.into())?)?;
-    let mut seen = show(&first, from_ms, node.is_json(), paint)?;
+    let mut shown = show(&first, from_ms, node.is_json(), paint)?;
     if !args.follow {
         return Ok(ExitCode::SUCCESS);
     }
-    loop {
+    // Until nobody reads it any more.
+    while let Some(seen) = shown {
         std::thread::sleep(LOOK);
         let more = ask(&client, seen, filters(args, EVENTS_MAX)?)?;
         let last = more["seq"].as_u64().unwrap_or(seen);
         if last < seen {
             // Numbers begin anew: it was started again.
-            seen = 0;
+            shown = Some(0);
             continue;
         }
         if more["missed"] == true {
             complain("some lines came faster than they could be read, and are gone");
         }
-        seen = show(&more, from_ms, node.is_json(), paint)?;
+        shown = show(&more, from_ms, node.is_json(), paint)?;
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn complain(text: &str) {
@@ -120,15 +122,17 @@ fn ask(client: &Client, since: u64, filters: String) -> Result<Value, ClientErro
     client.ask(&Request::Events { since, filters }, &json!({}))
 }
 
-/// Print the lines; gives the number of the newest event there is.
-fn show(answer: &Value, from_ms: u64, as_json: bool, paint: Paint) -> Result<u64, serde_json::Error> {
+/// Print the lines; gives the number of the newest event there is. `None`: nobody reads them.
+fn show(answer: &Value, from_ms: u64, as_json: bool, paint: Paint) -> Result<Option<u64>, serde_json::Error> {
     for event in answer["events"].as_array().into_iter().flatten() {
         if event["time_ms"].as_u64().unwrap_or(0) < from_ms {
             continue;
         }
-        say(&if as_json { serde_json::to_string(event)? } else { line(event, paint) });
+        if !is_said(&if as_json { serde_json::to_string(event)? } else { line(event, paint) }) {
+            return Ok(None);
+        }
     }
-    Ok(answer["seq"].as_u64().unwrap_or(0))
+    Ok(Some(answer["seq"].as_u64().unwrap_or(0)))
 }
 
 fn line(event: &Value, paint: Paint) -> String {

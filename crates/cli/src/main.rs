@@ -138,7 +138,9 @@ fn main() -> ExitCode {
         Command::Logs(args) => logs::run(&args, &cli.node),
         Command::Top(args) => top::run(&args, &cli.node),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "aether", &mut std::io::stdout());
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "aether", &mut text);
+            say(String::from_utf8_lossy(&text).trim_end());
             Ok(ExitCode::SUCCESS)
         }
         Command::CompileWorker { .. } => Ok(ExitCode::SUCCESS),
@@ -159,8 +161,13 @@ fn scripts(config: &aether_cluster::NodeConfig) -> u32 {
 
 /// A line on standard output. Nobody who closed it (`| head`) is to see a panic.
 fn say(line: &str) {
+    let _ = is_said(line);
+}
+
+/// The same; `false`: nobody reads any more.
+fn is_said(line: &str) -> bool {
     use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{line}");
+    writeln!(std::io::stdout(), "{line}").is_ok()
 }
 
 /// An error with all its causes on standard error.

@@ -7,7 +7,7 @@ use crate::answer::{
     describe_lines, flight_lines, limits_lines, list, move_line, node_line, placement_line, plan_lines, reload_lines, shown,
     text, world_line,
 };
-use crate::{CommandResult, config_file, progress, say};
+use crate::{CommandResult, config_file, exit, progress, say};
 use aether_admin::{CheckpointBody, Client, ClientError, MoveBody, PinBody, Request, RestoreBody, RollbackBody, socket_path};
 use aether_cluster::NodeConfig;
 use aether_scripting::{ScriptId, Version};
@@ -248,12 +248,14 @@ const DRAIN_TIME: Duration = Duration::from_secs(600);
 pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
     let client = client(node)?;
     let none = json!({});
+    let mut refused = false;
     let (answer, lines) = match command {
         OperateCommand::Publish { folder, plan, canary } => {
             let (manifest, wasm) = read_script(folder)?;
             let what = if *plan { "trying it out" } else { "publishing" };
             let published = progress::during(what, || client.publish(manifest, &wasm, *plan, *canary), || how_far(&client));
             let answer = published?;
+            refused = *plan && list(&answer["worlds"]).iter().any(|world| world["refused"].is_string());
             let lines = if *plan { plan_lines(&answer) } else { reload_lines(&answer) };
             (answer, lines)
         }
@@ -417,7 +419,7 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
     } else {
         lines.iter().for_each(|line| say(line));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if refused { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS })
 }
 
 /// Scripts of one world in an answer, all of them.

@@ -73,7 +73,8 @@ impl World {
             state: ScriptState::Running,
             saved,
             restarts: Restarts::default(),
-            deferrals_seen: 0,
+            // One that goes on from a checkpoint was not deferred in all ticks before it.
+            deferrals_seen: self.tick.0 as u32,
             refused: [0; 7],
             suspect: None,
             in_hand: 0,

@@ -267,6 +267,11 @@ impl Worlds {
         self.known.keys().cloned().collect()
     }
 
+    /// Those in which a script has one of these names.
+    pub fn names_with(&self, scripts: impl Fn(&str) -> bool) -> Vec<String> {
+        self.node.worlds_with(scripts)
+    }
+
     /// A player comes into a world, which is followed from now on if it was not.
     pub fn enter(self: &Arc<Self>, world: &str, session: &Arc<Session>) -> Arc<Followed> {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -213,9 +213,12 @@ async fn guard(request: Request, next: Next) -> Response {
     response
 }
 
-/// The worlds of this node's file, for the browser client to choose from.
+/// The worlds of this node's file, for the browser client to choose from: first those in which there is something to call.
 async fn worlds(State(door): State<Arc<Door>>) -> Json<Vec<String>> {
-    Json(door.house.worlds.names())
+    let house = &door.house;
+    let mut names = house.worlds.names_with(|script| house.scripts.contains(script));
+    names.extend(house.worlds.names().into_iter().filter(|name| !names.contains(name)).collect::<Vec<_>>());
+    Json(names)
 }
 
 async fn play(

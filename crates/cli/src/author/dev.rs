@@ -5,7 +5,7 @@
 //! Start with [`run`], then [`Session::look`]. Not here: the node (`world`), building (`build`), watching (`watch`).
 
 use super::build::{self, Build, Built};
-use super::project::{Code, Project, trace_lines};
+use super::project::{Code, Project, head_and_trace, trace_lines};
 use super::report::{Report, Tone};
 use super::watch::Watch;
 use super::world::{self, Local, Place};
@@ -402,7 +402,7 @@ impl Session {
             Err(error) => {
                 // Its next build is tried again, even if it is the one that ran before.
                 (self.running, self.current) = (None, self.active());
-                self.report.line(Tone::Bad, "refused", &self.explain(&error));
+                self.show_refused(&error);
                 let follows = match self.current {
                     Some(version) => format!("the last good version goes on: v{version}, its state as it was"),
                     None => "waiting for a change".to_owned(),
@@ -418,14 +418,20 @@ impl Session {
         versions.into_iter().find(|info| info.script == self.project.name && info.active).map(|info| info.version)
     }
 
-    fn explain(&self, error: &RegistryError) -> String {
+    fn show_refused(&mut self, error: &RegistryError) {
         let text = match std::error::Error::source(error) {
             Some(source) if !error.to_string().contains(&source.to_string()) => format!("{error}: {source}"),
             _ => error.to_string(),
         };
+        // What ended in its rehearsal says where, in the words of the module.
+        let (head, trace) = head_and_trace(&text);
         match self.symbols.last() {
-            Some((_, symbols)) => super::project::with_places(&text, symbols, &self.project.dir),
-            None => text,
+            Some((_, symbols)) if !trace.frames.is_empty() => {
+                let lines = trace_lines(&trace, symbols, &self.project.dir);
+                self.report.line(Tone::Bad, "refused", head);
+                lines.iter().for_each(|line| self.report.line(Tone::Bad, "", line));
+            }
+            _ => self.report.line(Tone::Bad, "refused", &text),
         }
     }
 

@@ -264,34 +264,18 @@ fn is_library(file: &str) -> bool {
     file.starts_with("/rustc/") || file.starts_with("~lib/")
 }
 
-/// A text with traces in it ([`Trace`]'s `Display`), each frame with its source line instead of its place in the module.
-pub(crate) fn with_places(text: &str, symbols: &Symbols, dir: &Path) -> String {
-    let mut parts = text.split('[');
-    let mut out = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let frame = part.split_once(']').and_then(|(inside, rest)| {
-            let (function, offset) = inside.split_once("+0x")?;
-            let (function, offset) = (function.parse().ok()?, u32::from_str_radix(offset, 16).ok()?);
-            Some((TraceFrame { function, offset: Some(offset), name: None }, rest))
-        });
-        match frame {
-            Some((frame, rest)) => {
-                // Of functions that became one, the outermost: it is the one that the text names.
-                let line = trace_lines(&Trace { frames: vec![frame] }, symbols, dir).into_iter().next_back().unwrap_or_default();
-                let place = line.rsplit_once('(').map(|(_, place)| format!("({place}"));
-                match place {
-                    Some(place) => out += &place,
-                    None => out.truncate(out.trim_end().len()),
-                }
-                out += rest;
-            }
-            None => {
-                out.push('[');
-                out += part;
-            }
-        }
-    }
-    out
+/// A text that may end with a trace ([`Trace`]'s `Display`, after `, in `): what is before it, and its frames.
+pub(crate) fn head_and_trace(text: &str) -> (&str, Trace) {
+    let frame = |part: &str| {
+        let (function, offset) = part.split_once(']')?.0.split_once("+0x")?;
+        let (function, offset) = (function.parse().ok()?, u32::from_str_radix(offset, 16).ok()?);
+        Some(TraceFrame { function, offset: Some(offset), name: None })
+    };
+    let begin = text.match_indices('[').find(|(at, _)| frame(&text[at + 1..]).is_some()).map(|(at, _)| at);
+    let begin = begin.and_then(|first| text[..first].rfind(", in "));
+    let Some(begin) = begin else { return (text, Trace::default()) };
+    let frames = text[begin..].split('[').skip(1).filter_map(frame).collect();
+    (&text[..begin], Trace { frames })
 }
 
 #[cfg(test)]
@@ -299,9 +283,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_without_a_known_line_goes_and_other_brackets_stay() {
-        let text = "in step [12+0x34] < on_tick [3+0x1]: list[0] [a+b] [";
-        assert_eq!(with_places(text, &Symbols::default(), Path::new(".")), "in step < on_tick: list[0] [a+b] [");
+    fn a_trace_at_the_end_of_a_text_is_found_and_other_brackets_are_none() {
+        let (head, trace) = head_and_trace("world a[0], in short: trapped, in step [12+0x34] < on_tick [3+0x1]");
+        assert_eq!(head, "world a[0], in short: trapped");
+        assert_eq!(
+            trace.frames.iter().map(|frame| (frame.function, frame.offset)).collect::<Vec<_>>(),
+            [(12, Some(0x34)), (3, Some(1))]
+        );
+        for text in ["", "list[0] [a+b] [", "at once, in [1+2]"] {
+            assert_eq!(head_and_trace(text), (text, Trace::default()));
+        }
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub(super) fn look(config: &NodeConfig, base: &Path, runs: bool) -> Vec<Finding>
         findings.push(port("the admin API and dashboard", &listen.to_string(), "admin.listen", runs));
         findings.push(admin_tls(config, listen, base));
     }
+    if let Some(listen) = config.gateway.listen {
+        findings.push(port("the player gateway", &listen.to_string(), "gateway.listen", runs));
+    }
     let Some(section) = &config.cluster else {
         findings.push(good("config", "the file has no [cluster] table: one node, with a database of its own"));
         return findings;

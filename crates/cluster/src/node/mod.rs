@@ -459,6 +459,12 @@ impl Node {
         config.world.iter().flat_map(|spec| spec.names().into_iter().map(move |name| (name, rate(spec)))).collect()
     }
 
+    /// The worlds of the file in which a script has one of these names.
+    pub fn worlds_with(&self, scripts: impl Fn(&str) -> bool) -> Vec<String> {
+        let has = |spec: &&WorldSpec| spec.script.iter().flat_map(|script| script.names()).any(|name| scripts(&name));
+        self.services.config.world.iter().filter(has).flat_map(WorldSpec::names).collect()
+    }
+
     fn not_here(&self, world: &str) -> AskError {
         let world = world.to_owned();
         match self.member.as_ref().and_then(|member| member.owner_of(&world)) {
