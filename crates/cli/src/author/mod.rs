@@ -1,6 +1,6 @@
 //! The script author's loop: make a project, build it, try it in a world, test it, see where its fuel goes.
 //!
-//! [`project`] is what all of them read; then [`init`], [`dev`], [`test`], [`profile`]. Not here: one script for some ticks without a
+//! [`project`] is what all of them read; then [`init`], [`dev`], [`mod@test`], [`profile`]. Not here: one script for some ticks without a
 //! world (`script.rs`), the sandbox's own part (traces, symbols, profiles: `aether-scripting`).
 
 pub(crate) mod build;

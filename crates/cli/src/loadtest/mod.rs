@@ -2,7 +2,7 @@
 //!
 //! Start with [`LoadtestArgs`]. A scenario file ([`scenario`]) is planned without a clock ([`plan`]), played against a [`driver`]
 //! ([`play`]), watched ([`look`], [`usage`]), and told as one [`report`] in three forms ([`text`], [`html`], JSON); two reports are compared
-//! ([`compare`]), by the statistics of [`stats`]. Not here: benchmarks of parts (`bench`), tests of what must hold under faults (`tests`).
+//! ([`mod@compare`]), by the statistics of [`stats`]. Not here: benchmarks of parts (`bench`), tests of what must hold under faults (`tests`).
 
 mod compare;
 mod driver;
