@@ -99,8 +99,12 @@ fn a_node_of_a_cluster_tells_every_metric_of_the_table_and_no_other() {
     let mut cluster = Cluster::prepare(6, CALM);
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
-    let variables =
-        [("AETHER_ADMIN__LISTEN", &*listen), ("AETHER_ADMIN__REQUIRE_TOKEN", "false"), ("AETHER_GATEWAY__LISTEN", "127.0.0.1:0")];
+    let variables = [
+        ("AETHER_ADMIN__LISTEN", &*listen),
+        ("AETHER_ADMIN__REQUIRE_TOKEN", "false"),
+        ("AETHER_GATEWAY__LISTEN", "127.0.0.1:0"),
+        ("AETHER_GATEWAY__REQUIRE_TOKEN", "false"),
+    ];
     cluster.set_variables("a", &variables);
     NODES.into_iter().for_each(|node| cluster.start_process(node));
     cluster.settle();
