@@ -52,10 +52,13 @@ impl Audience {
             return false;
         }
         let listeners = self.listeners();
-        let (ready, full): (Vec<_>, Vec<_>) =
-            listeners.iter().filter(|listener| !listener.begun).partition(|listener| listener.sender.capacity() > 0);
-        self.arrivals.store(!full.is_empty(), Ordering::Release);
-        !ready.is_empty()
+        let (mut ready, mut full) = (false, false);
+        // One that has gone says so itself (`quit`), and with it its players.
+        for listener in listeners.iter().filter(|listener| !listener.begun && !listener.sender.is_closed()) {
+            *if listener.sender.capacity() > 0 { &mut ready } else { &mut full } = true;
+        }
+        self.arrivals.store(full, Ordering::Release);
+        ready
     }
 
     /// From now on a gateway watches; its number here, and what it is shown.
@@ -133,12 +136,7 @@ impl Audience {
         let View { changes, whole } = view.unwrap_or_default();
         let commands: Arc<[_]> = commands.into();
         let quiet = Arc::default();
-        let mut listeners = self.listeners();
-        if listeners.iter().any(|listener| listener.sender.is_closed()) {
-            listeners.retain(|listener| !listener.sender.is_closed());
-            self.counted(&listeners);
-        }
-        for listener in listeners.iter_mut() {
+        for listener in self.listeners().iter_mut() {
             let (whole, changes) = match (listener.begun, &whole, &changes) {
                 (true, _, Some(changes)) => (false, changes),
                 // Only commands.
@@ -213,6 +211,17 @@ mod tests {
         tick(&audience, last + 1);
         tick(&audience, last + 2);
         assert_eq!(shown(&mut slow), [(last + 1, true), (last + 2, false)]);
+    }
+
+    #[test]
+    fn for_a_gateway_that_has_gone_nothing_is_made_and_its_players_are_still_known() {
+        let audience = Audience::default();
+        let (gone, shows) = audience.attend();
+        assert!(audience.join(gone, 7));
+        drop(shows);
+        tick(&audience, 1);
+        assert!(!audience.take_arrivals());
+        assert_eq!(audience.quit(gone), HashSet::from([7]));
     }
 
     #[test]
