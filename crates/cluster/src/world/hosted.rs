@@ -19,11 +19,10 @@ use crate::world::pacer::Pacer;
 use crate::world::show::{Lookout, View};
 use account::{SinceStart, Totals, phase_text};
 use aether_scripting::ApiError;
-use aether_scripting::instance::thread_cpu_ns;
 use aether_scripting::output::{InboundCall, OutboundCall, StorageWrite, WorldOutput};
 use aether_store::{Batch, Claim, KvWrite, Messages, StoreError, StoredMessage};
 use aether_types::WorldId;
-use aether_world_runtime::{End, ReloadPhase, World};
+use aether_world_runtime::{End, ReloadPhase, World, tick_cpu_ns};
 use hdrhistogram::Histogram;
 use ractor::ActorRef;
 use std::collections::VecDeque;
@@ -223,7 +222,7 @@ impl HostedWorld {
             self.gap_max_ns = self.gap_max_ns.max(now_ns.saturating_sub(before_ns));
         }
         let (world_now_ns, dt) = (self.clock_base_ns.wrapping_add(now_ns), self.pacer.dt());
-        let report = self.world.tick(world_now_ns, dt, &mut thread_cpu_ns);
+        let report = self.world.tick(world_now_ns, dt, &mut tick_cpu_ns);
         self.account(&report);
         self.courier.done(&report.done);
         let mut output = report.output;
