@@ -27,7 +27,6 @@ use hdrhistogram::Histogram;
 use ractor::ActorRef;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Entities that somebody who looks at a world is shown.
@@ -194,7 +193,7 @@ impl HostedWorld {
             }
         }
         self.release(now_ns);
-        if self.gate.is_full(self.claim.commit_seq) {
+        if self.is_held() {
             // The disk is behind: the world waits rather than let anybody see what may be lost.
             if !std::mem::replace(&mut self.since_start.held, true) {
                 self.record(FlightKind::Held, None, "its output waits for the disk, and so does it");
@@ -491,7 +490,7 @@ impl HostedWorld {
             let writes = output.writes.into_iter().map(write).collect();
             let messages = messages.unwrap_or_default();
             let batch = Batch { world: self.id.clone(), generation, after_seq, writes, messages, checkpoint, checkpoint_name };
-            let (durable, seq, begun) = (Arc::clone(&self.durable), after_seq + 1, Instant::now());
+            let (durable, seq) = (Arc::clone(&self.durable), after_seq + 1);
             // Until it is durable; scripts and their ticks are in no trace.
             let span = batch.checkpoint.as_ref().map(|checkpoint| {
                 let world = self.id.as_str();
@@ -499,9 +498,9 @@ impl HostedWorld {
             });
             let done = move |result: Result<(), StoreError>| {
                 let _entered = span.as_ref().map(tracing::Span::enter);
-                durable.took(begun.elapsed());
                 durable.report(seq, result);
             };
+            self.durable.begins();
             self.place.services.store.commit(batch, Box::new(done))?;
             self.claim.commit_seq = seq;
         }
@@ -518,6 +517,11 @@ impl HostedWorld {
         text
     }
 
+    /// Whether what it has written must be durable before it writes more.
+    fn is_held(&self) -> bool {
+        self.gate.is_full(self.claim.commit_seq, self.place.services.store.has_room())
+    }
+
     fn release(&mut self, now_ns: u64) {
         if !self.place.services.lease.holds() {
             return;
@@ -529,7 +533,7 @@ impl HostedWorld {
             self.place.mailbox.audience.show(output);
         }
         // What waits for the disk is not to be sent twice meanwhile.
-        if !self.courier.is_quiet() && !self.gate.is_full(self.claim.commit_seq) {
+        if !self.courier.is_quiet() && !self.is_held() {
             let mut parcels = self.courier.parcels(self.claim.commit_seq, now_ns);
             let post = &self.place.services.post;
             // Its callers are told when their time to wait is over.
@@ -586,6 +590,19 @@ impl HostedWorld {
         self.since_start.checkpoints_failed += 1;
         self.record(FlightKind::Checkpoint, None, format!("it could not be saved: {why}"));
         self.tell(1, format!("it stays awake, since it could not be saved: {why}"));
+    }
+
+    /// Somebody needs it while it falls asleep: it goes on at once, its time where it was, as if it had been read again.
+    pub fn goes_on(&mut self, now_ns: u64) {
+        self.busy_ns = now_ns;
+        self.clock_base_ns = self.world.now_ns().wrapping_sub(now_ns);
+        self.pacer.rested(now_ns);
+        self.ticked_ns = None;
+        // As at a start: what waits is in the checkpoint that it was to sleep on, and may be done in the first tick.
+        if self.world.host_stats().waiting > 0 {
+            self.next_checkpoint_ns = now_ns;
+        }
+        self.place.mailbox.set_state(WorldState::Ticking);
     }
 
     /// A checkpoint of everything, to sleep on; gives a channel that says when it is durable.
