@@ -74,7 +74,14 @@ pub struct OverloadTracker {
 impl OverloadTracker {
     /// Nothing seen yet.
     pub fn new(config: OverloadConfig) -> OverloadTracker {
-        OverloadTracker { config, samples: VecDeque::new(), sum: (0, 0), suspended: Vec::new(), stepped_ns: None, started_ns: None }
+        OverloadTracker {
+            config,
+            samples: VecDeque::new(),
+            sum: (0, 0),
+            suspended: Vec::new(),
+            stepped_ns: None,
+            started_ns: None,
+        }
     }
 
     /// A tick used so much of so much.
