@@ -167,7 +167,7 @@ fn a_node_whose_worlds_all_use_their_whole_budget_answers_everything_in_time() {
 fn answers_of_a_node_do_not_wait_for_the_ends_of_ticks() {
     // A tenth of a second and more, one after the other on every tick thread, in calls that nothing pauses.
     let limits = "tick_hz = 1.0\ntick_budget_ms = 1000.0";
-    let busy = Busy::start(limits, "on_budget = \"terminate\"\nfuel = 1000000000", 150_000_000);
+    let busy = Busy::start(limits, "on_budget = \"terminate\"\nfuel = 1000000000", 120_000_000);
     let tick = busy.until_late();
     eprintln!("a tick takes {tick:.1?}");
     // Who waited for the end of a tick would wait for half of one, and for as many as are before it.

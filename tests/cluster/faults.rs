@@ -243,7 +243,7 @@ fn a_slow_link_and_a_slow_database_slow_things_down_and_break_nothing() {
 #[test]
 fn a_slow_disk_under_the_database_slows_things_down_and_moves_no_world() {
     const FLUSH: Duration = Duration::from_millis(150);
-    let mut cluster = Cluster::start_on_slow_disk(WORLDS, LEASE);
+    let mut cluster = Cluster::start_on_slow_disk(WORLDS, CALM);
     let before = cluster.generations();
     cluster.database.disk().takes(FLUSH, Duration::ZERO);
     cluster.go_on(ticks_of(2));
@@ -256,8 +256,10 @@ fn a_slow_disk_under_the_database_slows_things_down_and_moves_no_world() {
             (world["commit_max_us"].as_f64() >= Some(FLUSH.as_secs_f64() * 1e6)).then_some(())
         });
     }
-    // Leases are renewed beside all that waits.
-    cluster.go_on(ticks_of(2));
+    // Leases are renewed beside all that waits: this is longer than one.
+    let begun = Instant::now();
+    cluster.until("more than a lease", |_| (begun.elapsed() > CALM + LEASE).then_some(()));
+    cluster.go_on(10);
     assert_eq!(cluster.generations(), before);
     cluster.deliver();
     cluster.database.disk().heal();
