@@ -8,6 +8,8 @@ mod abi;
 mod author;
 mod cli;
 mod compile;
+mod control;
+mod disk;
 mod docs;
 mod gateway;
 mod hostile;

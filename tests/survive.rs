@@ -2,7 +2,10 @@
 //! left its worlds (`[node] outputs`) and what its store has. And how much room a world's state takes in the long run.
 //!
 //! Start with [`problems`]: the rules. The scripts are below it. `AETHER_SEED` repeats the random numbers of a run, `AETHER_LONG`
-//! makes it a long one. Not here: losses of power (a killed process loses nothing that the system has), the store by itself.
+//! makes it a long one. A disk that is slow or hangs meanwhile is in [`slow`]. Not here: losses of power (a killed process loses nothing
+//! that the system has), the store by itself.
+
+mod slow;
 
 use crate::program::command;
 use crate::records::{COMMON, DIARY, LEDGER, NO_STATE, Random, is_long, put_script};
@@ -280,13 +283,18 @@ struct Process {
 
 impl Process {
     fn start(dir: &Path) -> Process {
+        Process::start_with(dir, &[])
+    }
+
+    /// With these variables.
+    fn start_with(dir: &Path, variables: &[(&str, &str)]) -> Process {
         match fs::remove_file(dir.join("outputs.jsonl")) {
             Err(error) if error.kind() != ErrorKind::NotFound => panic!("{error}"),
             _ => {}
         }
         let log = File::create(dir.join("log")).unwrap();
         let mut command = command();
-        command.args(["run", "--plain"]).arg(dir.join("cluster.toml")).stdin(Stdio::null());
+        command.args(["run", "--plain"]).arg(dir.join("cluster.toml")).stdin(Stdio::null()).envs(variables.iter().copied());
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         Process { child, dir: dir.to_owned() }
     }

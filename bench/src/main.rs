@@ -3,7 +3,7 @@
 //! - `aether-bench [W1 W2 …]`: measures the workloads in rounds, and writes tables and plots into `bench/README.md` (`run`, `report`).
 //! - `aether-bench cell W1 calls 1000`: one cell, as lines of JSON (`cells`, `calls`).
 //! - `aether-bench count`: instructions of a turn against those committed (`instructions`).
-//! - `aether-bench node`, `storm`: what a node does besides; printed only (`node`).
+//! - `aether-bench node`: what a node does besides; `storm`: beside worlds that fail; printed only (`node`, `storm`).
 //! - `aether-bench report`: the tables again. `ticks aether 20000 1000`: nothing but ticks, for a profiler.
 //!
 //! The bare limit (`bare`) is a loop over raw wasmtime with the same modules, slots, metering and host functions: what a program could
@@ -23,6 +23,7 @@ mod product;
 mod record;
 mod report;
 mod run;
+mod storm;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -38,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ["count", "--write"] => instructions::count(true)?,
         ["report"] => run::report()?,
         ["node"] => node::run(),
-        ["storm"] => node::storm(),
+        ["storm"] => storm::run(),
         _ if words.iter().all(|word| word.starts_with('W')) => run::run(&arguments, number("ROUNDS").unwrap_or(5) as u32)?,
         _ => return Err("what is to be measured? See the beginning of bench/src/main.rs".into()),
     }

@@ -37,7 +37,7 @@ fn config(dir: &Path, worlds: usize, hibernate_seconds: f64) -> NodeConfig {
     toml::from_str(&text).unwrap()
 }
 
-fn start(dir: &Path, config: &NodeConfig) -> Node {
+pub(crate) fn start(dir: &Path, config: &NodeConfig) -> Node {
     Node::start(config, dir, Compiler::InProcess, |_| ()).unwrap()
 }
 
@@ -102,25 +102,30 @@ pub(crate) fn run() {
     println!("\n| one of 50 worlds, milliseconds | p50 | p99 | longest |\n|---|---|---|---|");
     let node = start(dir.path(), &config(dir.path(), 50, 0.3));
     let names: Vec<_> = (1..=50).map(|n| format!("world-{n}")).collect();
-    let mut wakes = Vec::new();
-    for round in 0..200 {
-        let name = &names[round % names.len()];
-        until(&node, name, Instant::now(), |state| *state == WorldState::Asleep);
-        let begun = Instant::now();
-        // The state is set a moment before the last of it has left memory.
-        let call = InboundCall {
-            world: None,
-            from: 1,
-            call: 0,
-            script: "mover-1".into(),
-            method: "hello".into(),
-            payload: vec![],
-            delivery: 0,
-        };
-        assert!(node.send(name, Inbound::Call(call)));
-        wakes.push(until(&node, name, begun, |state| *state == WorldState::Ticking).as_secs_f64() * 1e3);
+    // It says that it sleeps when it is saved; it is out of memory when that is durable.
+    for (what, out_of_memory) in [("that falls asleep", false), ("that is out of memory", true)] {
+        let mut wakes = Vec::new();
+        for round in 0..200 {
+            let name = &names[round % names.len()];
+            until(&node, name, Instant::now(), |state| *state == WorldState::Asleep);
+            while out_of_memory && node.flight(name).unwrap().events.last().is_none_or(|event| event.text != "it sleeps") {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let begun = Instant::now();
+            let call = InboundCall {
+                world: None,
+                from: 1,
+                call: 0,
+                script: "mover-1".into(),
+                method: "hello".into(),
+                payload: vec![],
+                delivery: 0,
+            };
+            assert!(node.send(name, Inbound::Call(call)));
+            wakes.push(until(&node, name, begun, |state| *state == WorldState::Ticking).as_secs_f64() * 1e3);
+        }
+        show(&format!("from a message to a world {what} until it ticks"), wakes);
     }
-    show("from a message to a sleeping world until it ticks", wakes);
     drop(node);
     let node = start(dir.path(), &config(dir.path(), 50, 0.0));
     let mut backs = Vec::new();
@@ -176,78 +181,4 @@ fn reload(dir: &Path) {
     println!("| turns in a second | {} | {} | {} |", turns(&before), turns(&during), turns(&after));
     println!("| longest tick, us of 8,000 | {:.0} | {:.0} | {:.0} |", longest(&before), longest(&during), longest(&after));
     println!("| from the first rehearsal to the last swap, ms | | {} | |", report.swap_ms);
-}
-
-/// Traps, or begins anew, every 200 ticks; begins anywhere in between.
-fn restless(traps: bool) -> String {
-    let then = if traps { "unreachable" } else { "(global.set $n (i32.const 0))" };
-    format!(
-        r#"(module (import "aether:script" "random" (func $random (result i64)))
-          (memory (export "memory") 1) (global $n (mut i32) (i32.const 0))
-          (func (export "aether_abi_1"))
-          (func (export "on_start") (global.set $n (i32.wrap_i64 (i64.rem_u (call $random) (i64.const 200)))))
-          (func (export "on_tick") (param f32)
-            (global.set $n (i32.add (global.get $n) (i32.const 1)))
-            (if (i32.ge_u (global.get $n) (i32.const 200)) (then {then}))))"#
-    )
-}
-
-/// Works a little.
-const WORKER: &str = r#"(module (memory (export "memory") 1) (func (export "aether_abi_1"))
-  (func (export "on_tick") (param f32) (local $i i32)
-    (loop $l (i32.store (i32.const 8) (local.get $i))
-      (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 1000))))))"#;
-
-/// Ten worlds without faults beside a hundred whose scripts trap, or do the same without trapping, in turn.
-pub(crate) fn storm() {
-    println!("\n## Ten worlds of 100 scripts beside 100 worlds of 25 that trap a thousand times a second together\n");
-    println!("| | restarts a second | p50 us | p99 us (medians over worlds and seconds) |\n|---|---|---|---|");
-    for round in 0..6 {
-        let traps = round % 2 == 1;
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in [("worker", WORKER.to_owned()), ("restless", restless(traps))] {
-            let script = dir.path().join("scripts").join(name);
-            std::fs::create_dir_all(&script).unwrap();
-            std::fs::write(script.join(format!("{name}.wasm")), wat::parse_str(text).unwrap()).unwrap();
-            let manifest = format!("name = \"{name}\"\n[limits]\nmemory_mb = 1\nfuel = 100000\non_budget = \"terminate\"\n");
-            std::fs::write(script.join("script.toml"), manifest).unwrap();
-        }
-        let text = r#"
-            node = { name = "bench", data_dir = "data", instances_small = 5000, instances_large = 1, tick_threads = 2 }
-            server = { aot_cache_dir = "cache" }
-            limits = { tick_hz = 20.0, restart_intensity = 1000, restart_period_seconds = 1.0, checkpoint_seconds = 3600.0 }
-            [[world]]
-            name = "bad"
-            count = 100
-            [[world.script]]
-            script = "restless"
-            count = 25
-            [[world]]
-            name = "good"
-            count = 10
-            [[world.script]]
-            script = "worker"
-            count = 100
-        "#;
-        let node = start(dir.path(), &toml::from_str(text).unwrap());
-        let restarts = |node: &Node| {
-            let worlds = node.status().worlds;
-            worlds.iter().flat_map(|world| world.scripts.iter()).map(|script| u64::from(script.restarts)).sum::<u64>()
-        };
-        for _ in 0..3 {
-            second(&node);
-        }
-        let (begun, first) = (Instant::now(), restarts(&node));
-        let (mut p50, mut p99) = (Vec::new(), Vec::new());
-        for _ in 0..12 {
-            second(&node);
-            for world in node.status().worlds.iter().filter(|world| world.name.starts_with("good")) {
-                p50.push(world.tick_p50_us);
-                p99.push(world.tick_p99_us);
-            }
-        }
-        let rate = (restarts(&node) - first) as f64 / begun.elapsed().as_secs_f64();
-        let what = if traps { "trapping" } else { "the same without traps" };
-        println!("| {what} | {rate:.0} | {:.0} | {:.0} |", quantile(&mut p50, 0.5), quantile(&mut p99, 0.5));
-    }
 }

@@ -1,6 +1,5 @@
 //! Worlds of the product, as a node would build them.
 
-use crate::measure::cpu_ns;
 use aether_engine::{Engine, EngineConfig, Prefab, PrefabSet};
 use aether_scripting::manifest::ScriptManifest;
 use aether_scripting::sandbox::PoolSize;
@@ -9,7 +8,7 @@ use aether_scripting::{
     ServerRuntimeConfig, Vec3, Version, WorldMemory,
 };
 use aether_types::WorldId;
-use aether_world_runtime::{ScriptParts, TickReport, World, WorldConfig};
+use aether_world_runtime::{ScriptParts, TickReport, World, WorldConfig, tick_cpu_ns};
 use std::sync::{Arc, OnceLock};
 
 /// `slots` of the first call counts.
@@ -135,7 +134,7 @@ impl Ticking {
 
     pub(crate) fn tick(&mut self) -> TickReport {
         self.now_ns += 50_000_000;
-        self.world.tick(self.now_ns, 0.05, &mut cpu_ns)
+        self.world.tick(self.now_ns, 0.05, &mut tick_cpu_ns)
     }
 
     /// Until ticks run everybody: first turns start the scripts and fault their pages in, more than a tick holds of ten thousand.

@@ -3,6 +3,7 @@
 //! `AETHER_SEED` repeats the random numbers of a run, `AETHER_LONG` makes it one of 100 rounds. A round with one fault alone also gives
 //! the figures that are printed at the end. Not here: what must happen for each fault by itself (`faults.rs`).
 
+use super::disk::HANGS;
 use super::load::{Trap, put_banner};
 use super::proxy::Mode;
 use super::reload::agree;
@@ -28,7 +29,11 @@ enum Fault {
     Freeze(&'static str),
     Link(&'static str, &'static str, Mode),
     ToDatabase(&'static str, Mode),
-    Database { immediate: bool },
+    Database {
+        immediate: bool,
+    },
+    /// How long each flush of the database takes.
+    Disk(Duration),
     Move(usize, &'static str),
     Drain(&'static str),
     Publish,
@@ -59,7 +64,7 @@ fn mode(random: &mut Random) -> Mode {
 fn fault(random: &mut Random) -> Fault {
     let one = node(random);
     let other = NODES[(NODES.iter().position(|name| *name == one).unwrap_or_default() + 1 + random.below(2) as usize) % 3];
-    match random.below(14) {
+    match random.below(15) {
         0..=2 => Fault::Kill(one),
         3 => Fault::Terminate(one),
         4 | 5 => Fault::Freeze(one),
@@ -68,6 +73,8 @@ fn fault(random: &mut Random) -> Fault {
         10 => Fault::Database { immediate: random.below(2) == 0 },
         11 => Fault::Move(random.below(WORLDS as u64) as usize, one),
         12 => Fault::Drain(one),
+        // Every other one hangs.
+        13 => Fault::Disk(if random.below(2) == 0 { HANGS } else { Duration::from_millis(20 + random.below(300)) }),
         _ => Fault::Publish,
     }
 }
@@ -133,8 +140,11 @@ impl Storm {
             Fault::ToDatabase(node, mode) => cluster.harm_database(node, mode),
             Fault::Database { immediate } if cluster.database.is_up() => {
                 cluster.clean = false;
+                // It would wait for its disk before it stops.
+                cluster.database.disk().heal();
                 cluster.database.stop(immediate);
             }
+            Fault::Disk(flush) => cluster.database.disk().takes(flush, Duration::ZERO),
             Fault::Move(world, to) => {
                 let name = format!("w{}", world + 1);
                 self.command(&["move", &name, to]);
@@ -171,7 +181,11 @@ impl Storm {
             }
             Fault::Link(one, other, _) => cluster.harm_link(one, other, Mode::Pass),
             Fault::ToDatabase(node, _) => cluster.harm_database(node, Mode::Pass),
-            Fault::Database { .. } if !cluster.database.is_up() => cluster.database.begin(),
+            Fault::Database { .. } if !cluster.database.is_up() => {
+                cluster.database.disk().heal();
+                cluster.database.begin();
+            }
+            Fault::Disk(_) => cluster.database.disk().heal(),
             Fault::Kill(node) | Fault::Terminate(node) if !cluster.is_running(node) && !self.no_starts => {
                 cluster.start_process(node);
             }
@@ -182,7 +196,8 @@ impl Storm {
 
     /// Carry the plan out. The moments are not waited for: any is good.
     fn carry_out(&mut self, plan: &[Planned]) {
-        self.no_starts = plan.iter().any(|planned| matches!(planned.fault, Fault::Database { .. } | Fault::ToDatabase(..)));
+        self.no_starts =
+            plan.iter().any(|planned| matches!(planned.fault, Fault::Database { .. } | Fault::Disk(_) | Fault::ToDatabase(..)));
         let start = Instant::now();
         let mut moments: Vec<_> = plan.iter().flat_map(|p| [(p.begin, p.fault, true), (p.end, p.fault, false)]).collect();
         moments.sort_by_key(|(at, ..)| *at);
@@ -199,6 +214,7 @@ impl Storm {
     fn heal(&mut self) {
         let cluster = &mut self.cluster;
         cluster.heal();
+        cluster.database.disk().heal();
         self.frozen.drain(..).for_each(|node| cluster.thaw(node));
         if !cluster.database.is_up() {
             cluster.database.begin();
@@ -251,7 +267,7 @@ impl Storm {
                 ("pause of a world that is moved", moved.filter_map(pause).collect())
             }
             Fault::Kill(_) | Fault::Freeze(_) => return,
-            Fault::Link(..) | Fault::ToDatabase(..) | Fault::Database { .. } | Fault::Publish => return,
+            Fault::Link(..) | Fault::ToDatabase(..) | Fault::Database { .. } | Fault::Disk(_) | Fault::Publish => return,
         };
         self.figures.entry(what).or_default().extend(times);
     }
@@ -273,7 +289,7 @@ fn whatever_fails_at_whatever_moment_every_world_goes_on_once() {
     let seed: u64 = given.unwrap_or_else(|| RandomState::new().hash_one(0));
     eprintln!("AETHER_SEED={seed}");
     let mut random = Random(seed);
-    let mut storm = Storm::over(Cluster::start(WORLDS, LEASE));
+    let mut storm = Storm::over(Cluster::start_on_slow_disk(WORLDS, LEASE));
     let rounds = if is_long() { LONG_ROUNDS } else { ROUNDS };
     for round in 1..=rounds {
         let plan = plan(&mut random, round);
@@ -309,9 +325,21 @@ fn plans_of_a_seed_are_the_same_and_have_every_fault() {
     };
     assert_eq!(plans(7), plans(7));
     let all = plans(7).concat();
-    for what in
-        ["Kill", "Terminate", "Freeze", "Link", "ToDatabase", "Database {", "Move", "Drain", "Publish", "Cut", "Hold", "Slow"]
-    {
+    for what in [
+        "Kill",
+        "Terminate",
+        "Freeze",
+        "Link",
+        "ToDatabase",
+        "Database {",
+        "Disk(3600s",
+        "Move",
+        "Drain",
+        "Publish",
+        "Cut",
+        "Hold",
+        "Slow",
+    ] {
         assert!(all.contains(what), "{what}");
     }
 }

@@ -1,9 +1,11 @@
 //! A private PostgreSQL that can be stopped and goes on, and what it has of what scripts wrote.
 //!
 //! Start with [`Database::start`]. It has a folder and a port of its own and ends with the test. It does not wait for the disk: a process
-//! that is killed loses nothing that the system has, and nobody switches the machine off here. Not here: the store's own tests.
+//! that is killed loses nothing that the system has, and nobody switches the machine off here. One [`on_slow_disk`](Database::on_slow_disk)
+//! does. Not here: the store's own tests.
 
 use super::checker::{Kept, Worlds};
+use super::disk::SlowDisk;
 use super::postgres::programs;
 use super::rig::{DEADLINE, free_port};
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,6 +27,8 @@ pub struct Database {
     port: u16,
     /// PostgreSQL does not run as root: it runs as this user then.
     user: Option<(u32, u32)>,
+    /// What it writes to and waits for, if it waits for the disk at all.
+    disk: Option<SlowDisk>,
     server: Option<Child>,
 }
 
@@ -40,8 +44,27 @@ fn user() -> Option<(u32, u32)> {
 
 impl Database {
     pub fn start() -> Database {
+        let mut database = Database::made();
+        database.begin();
+        database
+    }
+
+    /// The same on a disk that may be slow, or hang.
+    pub fn on_slow_disk() -> Database {
+        let mut database = Database::made();
+        database.disk = Some(SlowDisk::below(&database.data(), database.dir.path()));
+        database.begin();
+        database
+    }
+
+    /// Its disk, if it has one that may be slow.
+    pub fn disk(&self) -> &SlowDisk {
+        self.disk.as_ref().expect("it was started on a slow disk")
+    }
+
+    fn made() -> Database {
         let dir = tempfile::Builder::new().prefix("aether-postgres-").tempdir().unwrap();
-        let mut database = Database { dir, bin: programs(), port: free_port(), user: user(), server: None };
+        let database = Database { dir, bin: programs(), port: free_port(), user: user(), disk: None, server: None };
         if let Some((user, group)) = database.user {
             chown(database.dir.path(), Some(user), Some(group)).unwrap();
         }
@@ -50,7 +73,6 @@ impl Database {
         command.args(["-A", "trust", "-U", "aether", "-E", "UTF8", "--no-locale", "--no-sync", "-D"]).arg(&data);
         let output = command.output().unwrap();
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        database.begin();
         database
     }
 
@@ -58,7 +80,7 @@ impl Database {
     #[track_caller]
     pub fn standby(&self) -> Database {
         let dir = tempfile::Builder::new().prefix("aether-standby-").tempdir().unwrap();
-        let mut standby = Database { dir, bin: self.bin.clone(), port: free_port(), user: self.user, server: None };
+        let mut standby = Database { dir, bin: self.bin.clone(), port: free_port(), user: self.user, disk: None, server: None };
         if let Some((user, group)) = standby.user {
             chown(standby.dir.path(), Some(user), Some(group)).unwrap();
         }
@@ -134,9 +156,13 @@ impl Database {
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         let mut command = self.program("postgres");
         command.arg("-D").arg(self.data()).args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
-        for setting in ["unix_socket_directories=", "fsync=off", "max_connections=300", "shared_buffers=32MB"] {
+        for setting in ["unix_socket_directories=", "max_connections=300", "shared_buffers=32MB"] {
             command.args(["-c", setting]);
         }
+        match &self.disk {
+            Some(disk) => command.envs(disk.variables()),
+            None => command.args(["-c", "fsync=off"]),
+        };
         self.server = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         let deadline = Instant::now() + DEADLINE;
         while let Err(error) = self.query("SELECT 1") {

@@ -4,9 +4,12 @@
 //! and in order. Here is what must besides happen, or must not. Not here: what operators do (`operate.rs`), several faults at once
 //! (`chaos.rs`).
 
-use super::load::TICK_HZ;
+use super::disk::SlowDisk;
+use super::load::{TICK_HZ, Trap, put_banner};
 use super::proxy::Mode;
+use super::reload::agree;
 use super::rig::{CALM, Cluster, LEASE, NODES, free_port};
+use aether_admin::{Client, Request, socket_path};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -234,6 +237,73 @@ fn a_slow_link_and_a_slow_database_slow_things_down_and_break_nothing() {
     assert_eq!(cluster.generations(), before);
     cluster.deliver();
     cluster.heal();
+    sound(cluster);
+}
+
+#[test]
+fn a_slow_disk_under_the_database_slows_things_down_and_moves_no_world() {
+    const FLUSH: Duration = Duration::from_millis(150);
+    let mut cluster = Cluster::start_on_slow_disk(WORLDS, CALM);
+    let before = cluster.generations();
+    cluster.database.disk().takes(FLUSH, Duration::ZERO);
+    cluster.go_on(ticks_of(2));
+    // Operators are told how slow: by each world, on its node.
+    for node in NODES {
+        let client = Client::new(socket_path(&cluster.dir().join(format!("data-{node}"))));
+        let world = cluster.worlds_of(node).remove(0).0;
+        cluster.until(&format!("{node} says that commits are slow"), |_| {
+            let world = client.ask(&Request::World(world.clone()), &()).unwrap_or_else(|error| panic!("{error}"));
+            (world["commit_max_us"].as_f64() >= Some(FLUSH.as_secs_f64() * 1e6)).then_some(())
+        });
+    }
+    // Leases are renewed beside all that waits: this is longer than one.
+    let begun = Instant::now();
+    cluster.until("more than a lease", |_| (begun.elapsed() > CALM + LEASE).then_some(()));
+    cluster.go_on(10);
+    assert_eq!(cluster.generations(), before);
+    cluster.deliver();
+    cluster.database.disk().heal();
+    sound(cluster);
+}
+
+#[test]
+fn a_disk_of_the_database_that_hangs_longer_than_the_leases_stops_all_worlds_and_none_is_lost_or_runs_twice() {
+    let mut cluster = Cluster::start_on_slow_disk(WORLDS, LEASE);
+    cluster.clean = false;
+    cluster.database.disk().hang();
+    // Nobody can renew, so all stop their worlds by themselves, and nobody ends.
+    for node in NODES {
+        fenced(&mut cluster, node);
+    }
+    cluster.database.disk().heal();
+    let healed = Instant::now();
+    cluster.settle();
+    eprintln!("all worlds ticked {:?} after the disk was well", healed.elapsed());
+    sound(cluster);
+}
+
+#[test]
+fn a_slow_disk_under_a_nodes_cache_delays_what_it_compiles_and_no_tick() {
+    let mut cluster = Cluster::prepare(WORLDS, LEASE);
+    let disk = SlowDisk::below(&cluster.dir().join("cache-b"), cluster.dir());
+    cluster.set_variables("b", &disk.variables());
+    for node in NODES {
+        cluster.start_process(node);
+    }
+    cluster.settle();
+    let before = cluster.generations();
+    // Longer than a lease, for what takes a moment on others.
+    disk.takes(LEASE, LEASE / 4);
+    let folder = put_banner(cluster.dir(), 2, Trap::Nowhere);
+    let mut publish = cluster.begin("b", &["publish", folder.to_str().unwrap()]);
+    let begun = Instant::now();
+    cluster.go_on(ticks_of(2));
+    let status = cluster.until("it is published", |_| publish.ended());
+    assert!(status.success(), "{status}\n{}", cluster.logs());
+    assert!(begun.elapsed() > LEASE, "its disk was not slow");
+    assert_eq!(agree(&mut cluster), 2);
+    assert_eq!(cluster.generations(), before);
+    disk.heal();
     sound(cluster);
 }
 

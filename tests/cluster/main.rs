@@ -9,11 +9,14 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod busy;
 mod chaos;
 mod checker;
 mod checker_tests;
 mod collector;
 mod database;
+#[path = "../disk.rs"]
+mod disk;
 mod faults;
 mod figures;
 mod gateway;

@@ -114,6 +114,25 @@ fn a_canary_is_tried_out_in_so_many_worlds_and_only_a_good_one_comes_into_the_ot
 }
 
 #[test]
+fn a_world_that_is_to_move_during_a_reload_moves_when_that_is_over_and_undoes_nothing() {
+    let mut cluster = Cluster::start(6, CALM);
+    assert_eq!(agree(&mut cluster), 1);
+    let first = active(&cluster);
+    let folder = put_banner(cluster.dir(), 2, Trap::Nowhere);
+    let mut publish = cluster.begin("b", &["publish", folder.to_str().unwrap()]);
+    cluster.until("the version is watched in all worlds", |cluster| (marks(cluster) == [2].into()).then_some(()));
+    let (world, old) = cluster.worlds_of("a").remove(0);
+    cluster.ask("c", &["move", &world, "c"]).unwrap_or_else(|error| panic!("{error}"));
+    let status = cluster.until("it is published", |_| publish.ended());
+    assert!(status.success(), "{status}\n{}", cluster.logs());
+    cluster.taken_over(&[(world.clone(), old)]);
+    cluster.until("it runs where it was moved to", |cluster| (cluster.owner(&world) == Some("c")).then_some(()));
+    assert_eq!(agree(&mut cluster), 2);
+    assert!(active(&cluster) > first);
+    sound(cluster);
+}
+
+#[test]
 fn native_code_that_one_node_has_compiled_is_fetched_by_the_others() {
     let mut cluster = Cluster::prepare(3, CALM);
     for node in NODES {

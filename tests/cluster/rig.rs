@@ -155,21 +155,36 @@ impl Cluster {
     /// Three nodes, each with some of the worlds, all of which tick.
     #[track_caller]
     pub fn start(worlds: usize, lease: Duration) -> Cluster {
-        let mut cluster = Cluster::prepare(worlds, lease);
+        Cluster::prepare(worlds, lease).begun()
+    }
+
+    /// The same over a database whose disk may be slow.
+    #[track_caller]
+    pub fn start_on_slow_disk(worlds: usize, lease: Duration) -> Cluster {
+        Cluster::prepare_over(Database::on_slow_disk, worlds, lease).begun()
+    }
+
+    #[track_caller]
+    fn begun(mut self) -> Cluster {
         for node in NODES {
-            cluster.start_process(node);
+            self.start_process(node);
         }
-        cluster.settle();
-        cluster
+        self.settle();
+        self
     }
 
     /// The same before any node runs.
     #[track_caller]
     pub fn prepare(worlds: usize, lease: Duration) -> Cluster {
+        Cluster::prepare_over(Database::start, worlds, lease)
+    }
+
+    #[track_caller]
+    fn prepare_over(database: fn() -> Database, worlds: usize, lease: Duration) -> Cluster {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::Builder::new().prefix("aether-cluster-").tempdir().unwrap();
-        let (database, ring, processes) = (Database::start(), ring(worlds), Processes::default());
+        let (database, ring, processes) = (database(), ring(worlds), Processes::default());
         let node = |name: &&str| {
             let (listen, port) = (free_port(), database.port());
             let name = (*name).to_owned();

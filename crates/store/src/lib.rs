@@ -279,6 +279,10 @@ pub trait Store: Send + Sync {
     /// Make a batch durable. Batches of one world are committed in the order they were given. Waits while the store's queue is
     /// full, but ten seconds at most. After an error `done` is not called.
     fn commit(&self, batch: Batch, done: Done) -> Result<(), StoreError>;
+    /// Whether less than half of what may wait to be committed does. Who can wait with what it has should, when there is no room.
+    fn has_room(&self) -> bool {
+        true
+    }
     /// Wait until everything given so far is committed or refused.
     fn flush(&self) -> Result<(), StoreError>;
 

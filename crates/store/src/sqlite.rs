@@ -5,7 +5,7 @@
 //! once. Readers have a connection of their own and never wait for it. Blobs are not in the database.
 
 use crate::blobs::BlobFiles;
-use crate::writer::{Job, Writer};
+use crate::writer::{Job, Queue, Writer};
 use crate::{
     Batch, Channel, CheckpointEntry, Claim, Done, Messages, Store, StoreError, StoredCheckpoint, StoredKey, StoredMessage,
     VersionRow,
@@ -17,13 +17,14 @@ use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Batches that wait for the writer. Past it, tick threads wait with them.
-const QUEUE_MAX: usize = 4_096;
+const QUEUE_MAX: usize = 8_192;
 /// How long they wait: longer than a disk's hiccup, shorter than an operator's patience.
 const QUEUE_WAIT: Duration = Duration::from_secs(10);
 /// How often they look for a place meanwhile.
@@ -50,6 +51,8 @@ impl Default for Options {
 pub struct SqliteStore {
     path: PathBuf,
     jobs: Option<SyncSender<Job>>,
+    /// How many of them wait, or are about to.
+    waiting: Arc<AtomicUsize>,
     reader: Mutex<Connection>,
     blobs: BlobFiles,
     writer: Option<JoinHandle<()>>,
@@ -79,14 +82,22 @@ impl SqliteStore {
         prepare_tables(&connection).map_err(|e| failed(&e))?;
         let reader = Mutex::new(connect(&path).map_err(|e| failed(&e))?);
         let (jobs, queue) = sync_channel(QUEUE_MAX);
+        let waiting = Arc::<AtomicUsize>::default();
+        let queue = Queue { jobs: queue, waiting: Arc::clone(&waiting) };
         let writer = Writer::new(connection, path.clone(), options);
         let writer =
             std::thread::Builder::new().name("store".into()).spawn(move || writer.run(&queue)).map_err(|e| failed(&e))?;
-        Ok(SqliteStore { path, jobs: Some(jobs), reader, blobs, writer: Some(writer), _lock: lock })
+        Ok(SqliteStore { path, jobs: Some(jobs), waiting, reader, blobs, writer: Some(writer), _lock: lock })
     }
 
     fn send(&self, job: Job) -> Result<(), StoreError> {
-        send_within(self.jobs.as_ref().ok_or(StoreError::Closed)?, job, QUEUE_WAIT)
+        // Before it can be taken out.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let sent = send_within(self.jobs.as_ref().ok_or(StoreError::Closed)?, job, QUEUE_WAIT);
+        if sent.is_err() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        sent
     }
 
     fn read<R>(&self, f: impl FnOnce(&Connection) -> rusqlite::Result<R>) -> Result<R, StoreError> {
@@ -300,6 +311,10 @@ impl Store for SqliteStore {
     fn commit(&self, batch: Batch, done: Done) -> Result<(), StoreError> {
         // Waits while the queue is full: who fills it are the worlds of the thread that waits.
         self.send(Job::Commit(batch, done))
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) < QUEUE_MAX / 2
     }
 
     fn flush(&self) -> Result<(), StoreError> {

@@ -7,6 +7,8 @@ use crate::sqlite::Options;
 use crate::{Batch, Channel, Done, KvWrite, MessageWrites, StoreError, StoredMessage};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -36,6 +38,24 @@ pub(crate) enum Job {
     Flush(SyncSender<()>),
 }
 
+/// What it was given, in order.
+pub(crate) struct Queue {
+    pub jobs: Receiver<Job>,
+    /// How many there are: whoever puts one in counts it before.
+    pub waiting: Arc<AtomicUsize>,
+}
+
+impl Queue {
+    /// At once, or `None`.
+    fn try_next(&self) -> Option<Job> {
+        self.jobs.try_recv().ok().inspect(|_| self.took())
+    }
+
+    fn took(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 pub(crate) struct Writer {
     connection: Connection,
     path: PathBuf,
@@ -51,7 +71,7 @@ impl Writer {
         Writer { connection, path, checkpoints_kept, untidy: true, tidied: Instant::now() }
     }
 
-    pub fn run(mut self, queue: &Receiver<Job>) {
+    pub fn run(mut self, queue: &Queue) {
         while let Some(first) = self.next(queue) {
             let mut batches = Vec::new();
             let mut job = Some(first);
@@ -66,7 +86,7 @@ impl Writer {
                     }
                 }
                 if batches.len() < GROUP_MAX {
-                    job = queue.try_recv().ok();
+                    job = queue.try_next();
                 }
             }
             if !batches.is_empty() {
@@ -83,15 +103,18 @@ impl Writer {
     }
 
     /// The next job; while there is none, the file is tidied now and then. `None`: the store was dropped, and everything is done.
-    fn next(&mut self, queue: &Receiver<Job>) -> Option<Job> {
+    fn next(&mut self, queue: &Queue) -> Option<Job> {
         while self.untidy {
-            match queue.recv_timeout(TIDY_EVERY.saturating_sub(self.tidied.elapsed())) {
-                Ok(job) => return Some(job),
+            match queue.jobs.recv_timeout(TIDY_EVERY.saturating_sub(self.tidied.elapsed())) {
+                Ok(job) => {
+                    queue.took();
+                    return Some(job);
+                }
                 Err(RecvTimeoutError::Timeout) => self.tidy(),
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
-        queue.recv().ok()
+        queue.jobs.recv().ok().inspect(|_| queue.took())
     }
 
     /// Give the disk back what is not used. That it fails harms nobody: it is tried again after the next write.

@@ -6,7 +6,6 @@
 
 #![allow(clippy::print_stdout, missing_docs, reason = "an example prints, and its documentation is the guide")]
 
-use aether_scripting::instance::thread_cpu_ns;
 use aether_scripting::output::{ClientCommand, StorageWrite, WorldOutput};
 use aether_scripting::sandbox::PoolSize;
 use aether_scripting::{
@@ -15,7 +14,7 @@ use aether_scripting::{
     UIApi, Vec3,
 };
 use aether_types::WorldId;
-use aether_world_runtime::{ScriptParts, World, WorldConfig};
+use aether_world_runtime::{ScriptParts, World, WorldConfig, tick_cpu_ns};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::error::Error;
 use std::path::Path;
@@ -377,7 +376,7 @@ fn play(seconds: u32) -> Result<Vec<Second>, Box<dyn Error>> {
         for _ in 0..HZ {
             // Your clock; the last argument is the CPU clock of this thread, by which the tick budget is held.
             let now_ns = world.now_ns() + u64::from(1_000_000_000 / HZ);
-            let report = world.tick(now_ns, 1.0 / HZ as f32, &mut thread_cpu_ns);
+            let report = world.tick(now_ns, 1.0 / HZ as f32, &mut tick_cpu_ns);
             commands += report.output.commands.len();
             if let Some(end) = report.ends.first() {
                 return Err(format!("a script ended: {end:?}").into());

@@ -63,6 +63,8 @@ const SAMPLES: u64 = 100;
 pub struct OverloadTracker {
     config: OverloadConfig,
     samples: VecDeque<Sample>,
+    /// Nanoseconds used and to be had, of all samples: a tick does not walk over them.
+    sum: (u64, u64),
     suspended: Vec<Suspended>,
     /// Time of the last step; load before it says nothing about its effect.
     stepped_ns: Option<u64>,
@@ -72,7 +74,14 @@ pub struct OverloadTracker {
 impl OverloadTracker {
     /// Nothing seen yet.
     pub fn new(config: OverloadConfig) -> OverloadTracker {
-        OverloadTracker { config, samples: VecDeque::new(), suspended: Vec::new(), stepped_ns: None, started_ns: None }
+        OverloadTracker {
+            config,
+            samples: VecDeque::new(),
+            sum: (0, 0),
+            suspended: Vec::new(),
+            stepped_ns: None,
+            started_ns: None,
+        }
     }
 
     /// A tick used so much of so much.
@@ -86,21 +95,22 @@ impl OverloadTracker {
             }
             _ => self.samples.push_back(Sample { at_ns: now_ns, used_ns, budget_ns }),
         }
+        let (mut used, mut budget) = (self.sum.0 + used_ns, self.sum.1 + budget_ns);
         let oldest = now_ns.saturating_sub(self.config.window_ns);
-        while self.samples.front().is_some_and(|sample| sample.at_ns < oldest) {
-            self.samples.pop_front();
+        while let Some(gone) = self.samples.pop_front_if(|sample| sample.at_ns < oldest) {
+            (used, budget) = (used - gone.used_ns, budget - gone.budget_ns);
         }
+        self.sum = (used, budget);
     }
 
     fn utilisation_since(&self, since_ns: u64) -> f32 {
         let recent = self.samples.iter().filter(|sample| sample.at_ns >= since_ns);
-        let (used, budget) = recent.fold((0, 0), |(used, budget), sample| (used + sample.used_ns, budget + sample.budget_ns));
-        if budget == 0 { 0.0 } else { used as f32 / budget as f32 }
+        share(recent.fold((0, 0), |(used, budget), sample| (used + sample.used_ns, budget + sample.budget_ns)))
     }
 
     /// Used / budget over the window.
     pub fn utilisation(&self) -> f32 {
-        self.utilisation_since(0)
+        share(self.sum)
     }
 
     /// Who is suspended by this tracker.
@@ -120,9 +130,12 @@ impl OverloadTracker {
         if seen_ns < config.settle_ns {
             return None;
         }
-        // A step must show in what came after it; the whole window must agree.
-        let recent = self.utilisation_since(self.stepped_ns.unwrap_or(0));
+        // A step must show in what came after it; the whole window must agree. It is cheaper to ask, and mostly says no.
         let whole = self.utilisation();
+        if whole <= config.suspend_above && (whole >= config.resume_below || self.suspended.is_empty()) {
+            return None;
+        }
+        let recent = self.utilisation_since(self.stepped_ns.unwrap_or(0));
         if recent > config.suspend_above && whole > config.suspend_above {
             // Before the first step the whole window must have been seen: one busy second is no overload.
             if self.stepped_ns.is_none() && seen_ns < config.window_ns {
@@ -145,6 +158,10 @@ impl OverloadTracker {
         }
         None
     }
+}
+
+fn share((used, budget): (u64, u64)) -> f32 {
+    if budget == 0 { 0.0 } else { used as f32 / budget as f32 }
 }
 
 #[cfg(test)]

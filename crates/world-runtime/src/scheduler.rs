@@ -360,7 +360,8 @@ impl TickScheduler {
     pub fn record(&mut self, turn: Turn, fuel: u64, paused: bool) {
         let entry = &mut self.entries[turn.key.0 as usize];
         let (used, mut estimated) = (fuel as f32, entry.expected_ns);
-        if used != entry.fuel_per_turn {
+        // By less than a unit of fuel they may differ for ever: smoothing ends where rounding begins.
+        if (used - entry.fuel_per_turn).abs() >= 1.0 {
             estimated = NS_PER_TURN + used * entry.ns_per_fuel;
             // The first turn says more than the guess before it.
             entry.fuel_per_turn += if entry.fresh { 1.0 } else { SMOOTHING } * (used - entry.fuel_per_turn);

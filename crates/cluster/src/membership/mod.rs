@@ -362,7 +362,10 @@ impl Member {
             self.begin(parts, &world);
         }
         for (world, generation) in steps.release {
-            self.release(parts, world, generation);
+            // One in which a version is tried out would undo that everywhere.
+            if !self.with_holding(|all| all.values().any(|holding| holding.keeps(world.as_str()))) {
+                self.release(parts, world, generation);
+            }
         }
         for world in steps.forget {
             let _ = parts.supervisor.cast(NodeMessage::Forget(world.to_string()));

@@ -127,6 +127,11 @@ impl Member {
         self.view().node(node).is_none_or(|row| row.state == NodeState::Dead)
     }
 
+    /// Whether a world is about to leave this node.
+    pub fn is_releasing(&self, world: &str) -> bool {
+        lock(&self.releasing).iter().any(|releasing| releasing.as_str() == world)
+    }
+
     /// What this node holds of reloads.
     pub fn with_holding<R>(&self, f: impl FnOnce(&mut HashMap<u64, Holding>) -> R) -> R {
         f(&mut lock(&self.holding))

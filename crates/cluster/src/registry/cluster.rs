@@ -33,6 +33,9 @@ const ARTIFACT_MAX: u64 = 64 << 20;
 /// After a failure, to learn how it is written down.
 const SETTLE_TIME: Duration = Duration::from_secs(60);
 const END_TIME: Duration = Duration::from_secs(15);
+/// A world in which a version is tried out moves when that is over, but waits no longer than this from its begin: then it goes, and the
+/// reload is rolled back. Longer than the ticks for which a version is watched take at 2 Hz.
+const MOVES_WAIT: Duration = Duration::from_secs(40);
 /// Between two attempts to learn whether the directory took the last step.
 const DOUBT: Duration = Duration::from_millis(200);
 
@@ -44,6 +47,20 @@ pub(crate) struct Holding {
     since: Instant,
 }
 
+impl Holding {
+    /// Whether a world that is to move waits for the end of this.
+    pub fn keeps(&self, world: &str) -> bool {
+        self.since.elapsed() < MOVES_WAIT && self.worlds.iter().any(|(name, ..)| name == world)
+    }
+}
+
+/// The worlds here that run a script and are not about to leave: those read the version that serves where they come to.
+fn worlds_of(member: &Member, services: &Services, script: ScriptId) -> Vec<(String, Arc<Mailbox>)> {
+    let mut worlds = reload::worlds_of(services, script).0;
+    worlds.retain(|(name, _)| !member.is_releasing(name));
+    worlds
+}
+
 /// One node's part: load a version and rehearse it in its worlds. Gives how many would swap.
 pub(crate) async fn prepare(
     member: &Member,
@@ -52,7 +69,7 @@ pub(crate) async fn prepare(
     version: Version,
 ) -> Result<usize, String> {
     let loaded = load(member, services, script, version).await?;
-    let (worlds, _) = reload::worlds_of(services, script);
+    let worlds = worlds_of(member, services, script);
     let refused = reload::rehearse(services, &worlds, &reload::order(services, script, &loaded)).await;
     match refused.into_iter().next() {
         Some((world, reason)) => Err(format!("rehearsal in world {world}: {reason}")),
@@ -115,7 +132,7 @@ pub(crate) async fn activate(
     }
     let held: Vec<String> = held.into_iter().map(|(name, ..)| name).collect();
     let wanted = |(name, _): &(String, Arc<Mailbox>)| named.is_none_or(|named| named.contains(name)) && !held.contains(name);
-    let worlds: Vec<_> = reload::worlds_of(services, script).0.into_iter().filter(wanted).collect();
+    let worlds: Vec<_> = worlds_of(member, services, script).into_iter().filter(wanted).collect();
     // Before they begin: whatever becomes of us, they must be told how it ended.
     member.with_holding(|all| {
         let holding = Holding { loaded: loaded.clone(), worlds: Vec::new(), since: Instant::now() };
@@ -152,6 +169,8 @@ pub(crate) async fn end(
     if kept {
         reload::catch_up(services, script, version, &worlds);
     }
+    // Who waited for this to move.
+    member.look();
     Ok(count)
 }
 

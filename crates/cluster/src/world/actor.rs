@@ -1,7 +1,7 @@
 //! The actor of one world: it starts it, supervises its scripts' actors, and is what its node supervises.
 //!
 //! The world itself is a value on the tick threads; the actor is told what it wants. Its states: reading (the store), building (the
-//! first instances), ticking, asleep. When the world ends the actor fails with that [`End`], and its supervisor decides.
+//! first instances), ticking, falling asleep (saved, not yet durable), asleep. When the world ends the actor fails with that [`End`], and its supervisor decides.
 //! Not here: the tick (`hosted`), restarts of worlds (`node/supervisor`), restarts of scripts (the world decides those).
 
 use crate::flight::FlightKind;
@@ -42,8 +42,10 @@ pub(crate) enum WorldMessage {
     ReloadListener(mpsc::UnboundedSender<(String, Version, ReloadPhase)>),
     /// Nobody needs it.
     Idle(Box<HostedWorld>),
-    /// It is saved, or cannot be.
-    Slept(Box<HostedWorld>, Result<u64, String>),
+    /// It is handed to the store, or cannot be.
+    Saved(Box<HostedWorld>, Result<(), String>),
+    /// The commit of this number is durable, or never will be.
+    Slept(u64, Result<u64, String>),
     /// Somebody needs it.
     Wake,
     /// A version has become active that it does not run: read it again.
@@ -90,6 +92,8 @@ pub(crate) struct WorldActorState {
     building: HashMap<ScriptKey, (BuildOrder, Purpose)>,
     starting: Option<Starting>,
     frozen: Option<Box<HostedWorld>>,
+    /// One that falls asleep is in memory until its checkpoint is durable: who needs it meanwhile waits for no disk.
+    falling: Option<Box<HostedWorld>>,
     /// Of a world that sleeps.
     asleep: Option<Claim>,
     listener: Option<mpsc::UnboundedSender<(String, Version, ReloadPhase)>>,
@@ -114,6 +118,7 @@ impl Actor for WorldActor {
             building: HashMap::new(),
             starting: None,
             frozen: None,
+            falling: None,
             asleep: None,
             listener: None,
             reread: false,
@@ -171,24 +176,30 @@ impl Actor for WorldActor {
             }
             WorldMessage::ReloadListener(listener) => state.listener = Some(listener),
             WorldMessage::Idle(world) => save_to_sleep(&myself, world),
-            WorldMessage::Slept(mut world, saved) => match saved {
-                Ok(_) => {
-                    world.settle(state.arguments.services.ticker.now_ns());
-                    state.asleep = Some(world.claim());
-                    state.arguments.mailbox.record(FlightKind::Rest, "it sleeps");
-                    state.scripts.drain().for_each(|(_, actor)| actor.stop(None));
-                    tokio::task::spawn_blocking(move || drop(world));
-                    if std::mem::take(&mut state.reread) || !state.arguments.mailbox.sleep() {
-                        state.wake(&myself);
-                    }
+            WorldMessage::Saved(world, Ok(())) => {
+                state.falling = Some(world);
+                if !state.arguments.mailbox.sleep() {
+                    state.wake(&myself);
                 }
-                Err(cause) => {
-                    let now_ns = state.arguments.services.ticker.now_ns();
-                    world.stay_awake(now_ns, &cause);
-                    // If it is the store that failed, its next round says so.
-                    state.arguments.services.ticker.add(world);
+            }
+            WorldMessage::Saved(world, Err(cause)) => state.stay_awake(world, &cause),
+            WorldMessage::Slept(seq, saved) => {
+                // Not one that somebody needed meanwhile.
+                let Some(mut world) = state.falling.take_if(|world| world.claim().commit_seq == seq) else { return Ok(()) };
+                if let Err(cause) = saved {
+                    state.arguments.mailbox.awake();
+                    state.stay_awake(world, &cause);
+                    return Ok(());
                 }
-            },
+                world.settle(state.arguments.services.ticker.now_ns());
+                state.asleep = Some(world.claim());
+                state.arguments.mailbox.record(FlightKind::Rest, "it sleeps");
+                state.scripts.drain().for_each(|(_, actor)| actor.stop(None));
+                tokio::task::spawn_blocking(move || drop(world));
+                if std::mem::take(&mut state.reread) || !state.arguments.mailbox.sleep() {
+                    state.wake(&myself);
+                }
+            }
             WorldMessage::Wake => state.wake(&myself),
             WorldMessage::Reread => {
                 // One that sleeps or is being read will see the version by itself.
@@ -401,7 +412,21 @@ impl WorldActorState {
         services.ticker.add(Box::new(HostedWorld::new(world, &messages, claim, place, pace, now_ns)));
     }
 
+    /// It could not be saved. If it is the store that failed, its next round says so.
+    fn stay_awake(&self, mut world: Box<HostedWorld>, cause: &str) {
+        let ticker = &self.arguments.services.ticker;
+        world.stay_awake(ticker.now_ns(), cause);
+        ticker.add(world);
+    }
+
     fn wake(&mut self, myself: &ActorRef<WorldMessage>) {
+        // One that is to be read again goes all the way down first.
+        if let Some(mut world) = self.falling.take_if(|_| !self.reread) {
+            let ticker = &self.arguments.services.ticker;
+            world.goes_on(ticker.now_ns());
+            self.arguments.mailbox.record(FlightKind::Rest, "it was needed before it slept");
+            ticker.add(world);
+        }
         if let Some(claim) = self.asleep.take() {
             self.life = self.arguments.mailbox.begin_life(myself.clone());
             self.read(myself, Some(claim));
@@ -431,11 +456,17 @@ fn save_to_sleep(myself: &ActorRef<WorldMessage>, mut world: Box<HostedWorld>) {
             let _ = actor.cast(WorldMessage::Ended(End::Panicked("while it was saved".to_owned())));
             return;
         };
-        let saved = match saving {
-            Ok(durable) => durable.await.unwrap_or_else(|_| Err("the store is gone".to_owned())),
-            Err(error) => Err(error),
-        };
-        let _ = actor.cast(WorldMessage::Slept(world, saved));
+        let seq = world.claim().commit_seq;
+        match saving {
+            Ok(durable) => {
+                let _ = actor.cast(WorldMessage::Saved(world, Ok(())));
+                let saved = durable.await.unwrap_or_else(|_| Err("the store is gone".to_owned()));
+                let _ = actor.cast(WorldMessage::Slept(seq, saved));
+            }
+            Err(error) => {
+                let _ = actor.cast(WorldMessage::Saved(world, Err(error)));
+            }
+        }
     });
 }
 

@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Commits and ticks whose output may wait. At 20 Hz that is three seconds of a slow disk.
 const WAITING_MAX: usize = 64;
@@ -32,6 +32,8 @@ pub(crate) struct Durable {
     failed: Mutex<Option<StoreError>>,
     /// The longest that a commit took since this was last asked, nanoseconds.
     longest_ns: AtomicU64,
+    /// When each commit that is under way was given to the store, the oldest first. As bounded as commits that may wait.
+    under_way: Mutex<VecDeque<Instant>>,
     /// Who waits for which commit: as many as ask for checkpoints at a time.
     waiting: Mutex<Vec<(u64, WhenDurable)>>,
 }
@@ -64,8 +66,16 @@ impl Durable {
         }
     }
 
+    /// The next commit is given to the store.
+    pub fn begins(&self) {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).push_back(Instant::now());
+    }
+
     /// Called by the store's thread, in order.
     pub fn report(&self, seq: u64, result: Result<(), StoreError>) {
+        if let Some(begun) = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+            self.longest_ns.fetch_max(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        }
         match result {
             Ok(()) => {
                 self.seq.store(seq, Ordering::Release);
@@ -79,14 +89,11 @@ impl Durable {
         self.tell();
     }
 
-    /// A commit took so long until it was durable.
-    pub fn took(&self, time: Duration) {
-        self.longest_ns.fetch_max(time.as_nanos() as u64, Ordering::Relaxed);
-    }
-
-    /// The longest since this was last asked.
+    /// The longest that a commit took since this was last asked, or that one has taken that is still under way: of a disk that hangs none
+    /// ever ends.
     pub fn take_longest(&self) -> Duration {
-        Duration::from_nanos(self.longest_ns.swap(0, Ordering::Relaxed))
+        let oldest = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).front().map(Instant::elapsed);
+        Duration::from_nanos(self.longest_ns.swap(0, Ordering::Relaxed)).max(oldest.unwrap_or_default())
     }
 
     /// Tell when commit `seq` is durable.
@@ -165,9 +172,11 @@ impl OutputGate {
         OutputGate { durable, waiting: VecDeque::new() }
     }
 
-    /// Whether the disk is too far behind a world whose last commit is `seq`.
-    pub fn is_full(&self, seq: u64) -> bool {
-        self.waiting.len() >= WAITING_MAX || seq.saturating_sub(self.durable.seq.load(Ordering::Acquire)) >= WAITING_MAX as u64
+    /// Whether the disk is too far behind a world whose last commit is `seq`. `room`: the store has some for more of anybody's; while it
+    /// has none, a world goes on only if it waits for nothing, so that one that writes nothing is not held for those that do.
+    pub fn is_full(&self, seq: u64, room: bool) -> bool {
+        let behind = seq.saturating_sub(self.durable.seq.load(Ordering::Acquire));
+        self.waiting.len() >= WAITING_MAX || behind >= WAITING_MAX as u64 || (behind > 0 && !room)
     }
 
     /// Output that may leave when commit `seq` is durable.
@@ -205,6 +214,28 @@ mod tests {
         assert_eq!(gate.release(), None);
         durable.report(6, Ok(()));
         assert_eq!((gate.release(), gate.release(), gate.release()), (Some(output(2)), Some(output(3)), None));
+    }
+
+    #[test]
+    fn a_world_waits_for_its_own_writes_after_so_many_or_when_the_store_has_no_room_for_more() {
+        let durable = Durable::new(4, Arc::default());
+        let gate = OutputGate::new(Arc::clone(&durable));
+        let last = 4 + WAITING_MAX as u64;
+        assert_eq!([4, 5, last - 1, last].map(|seq| gate.is_full(seq, true)), [false, false, false, true]);
+        assert_eq!([4, 5].map(|seq| gate.is_full(seq, false)), [false, true]);
+        durable.report(5, Ok(()));
+        assert_eq!((gate.is_full(last, true), gate.is_full(5, false)), (false, false));
+    }
+
+    #[test]
+    fn a_commit_that_does_not_end_takes_ever_longer() {
+        let durable = Durable::new(0, Arc::default());
+        assert_eq!(durable.take_longest(), Duration::ZERO);
+        durable.begins();
+        let (first, second) = (durable.take_longest(), durable.take_longest());
+        assert!(Duration::ZERO < first && first < second, "{first:?}, {second:?}");
+        durable.report(1, Ok(()));
+        assert!(durable.take_longest() > second && durable.take_longest() == Duration::ZERO);
     }
 
     #[test]

@@ -19,16 +19,14 @@ use crate::world::pacer::Pacer;
 use crate::world::show::{Lookout, View};
 use account::{SinceStart, Totals, phase_text};
 use aether_scripting::ApiError;
-use aether_scripting::instance::thread_cpu_ns;
 use aether_scripting::output::{InboundCall, OutboundCall, StorageWrite, WorldOutput};
 use aether_store::{Batch, Claim, KvWrite, Messages, StoreError, StoredMessage};
 use aether_types::WorldId;
-use aether_world_runtime::{End, ReloadPhase, World};
+use aether_world_runtime::{End, ReloadPhase, World, tick_cpu_ns};
 use hdrhistogram::Histogram;
 use ractor::ActorRef;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Entities that somebody who looks at a world is shown.
@@ -195,7 +193,7 @@ impl HostedWorld {
             }
         }
         self.release(now_ns);
-        if self.gate.is_full(self.claim.commit_seq) {
+        if self.is_held() {
             // The disk is behind: the world waits rather than let anybody see what may be lost.
             if !std::mem::replace(&mut self.since_start.held, true) {
                 self.record(FlightKind::Held, None, "its output waits for the disk, and so does it");
@@ -223,7 +221,7 @@ impl HostedWorld {
             self.gap_max_ns = self.gap_max_ns.max(now_ns.saturating_sub(before_ns));
         }
         let (world_now_ns, dt) = (self.clock_base_ns.wrapping_add(now_ns), self.pacer.dt());
-        let report = self.world.tick(world_now_ns, dt, &mut thread_cpu_ns);
+        let report = self.world.tick(world_now_ns, dt, &mut tick_cpu_ns);
         self.account(&report);
         self.courier.done(&report.done);
         let mut output = report.output;
@@ -492,7 +490,7 @@ impl HostedWorld {
             let writes = output.writes.into_iter().map(write).collect();
             let messages = messages.unwrap_or_default();
             let batch = Batch { world: self.id.clone(), generation, after_seq, writes, messages, checkpoint, checkpoint_name };
-            let (durable, seq, begun) = (Arc::clone(&self.durable), after_seq + 1, Instant::now());
+            let (durable, seq) = (Arc::clone(&self.durable), after_seq + 1);
             // Until it is durable; scripts and their ticks are in no trace.
             let span = batch.checkpoint.as_ref().map(|checkpoint| {
                 let world = self.id.as_str();
@@ -500,9 +498,9 @@ impl HostedWorld {
             });
             let done = move |result: Result<(), StoreError>| {
                 let _entered = span.as_ref().map(tracing::Span::enter);
-                durable.took(begun.elapsed());
                 durable.report(seq, result);
             };
+            self.durable.begins();
             self.place.services.store.commit(batch, Box::new(done))?;
             self.claim.commit_seq = seq;
         }
@@ -519,6 +517,11 @@ impl HostedWorld {
         text
     }
 
+    /// Whether what it has written must be durable before it writes more.
+    fn is_held(&self) -> bool {
+        self.gate.is_full(self.claim.commit_seq, self.place.services.store.has_room())
+    }
+
     fn release(&mut self, now_ns: u64) {
         if !self.place.services.lease.holds() {
             return;
@@ -530,7 +533,7 @@ impl HostedWorld {
             self.place.mailbox.audience.show(output);
         }
         // What waits for the disk is not to be sent twice meanwhile.
-        if !self.courier.is_quiet() && !self.gate.is_full(self.claim.commit_seq) {
+        if !self.courier.is_quiet() && !self.is_held() {
             let mut parcels = self.courier.parcels(self.claim.commit_seq, now_ns);
             let post = &self.place.services.post;
             // Its callers are told when their time to wait is over.
@@ -587,6 +590,19 @@ impl HostedWorld {
         self.since_start.checkpoints_failed += 1;
         self.record(FlightKind::Checkpoint, None, format!("it could not be saved: {why}"));
         self.tell(1, format!("it stays awake, since it could not be saved: {why}"));
+    }
+
+    /// Somebody needs it while it falls asleep: it goes on at once, its time where it was, as if it had been read again.
+    pub fn goes_on(&mut self, now_ns: u64) {
+        self.busy_ns = now_ns;
+        self.clock_base_ns = self.world.now_ns().wrapping_sub(now_ns);
+        self.pacer.rested(now_ns);
+        self.ticked_ns = None;
+        // As at a start: what waits is in the checkpoint that it was to sleep on, and may be done in the first tick.
+        if self.world.host_stats().waiting > 0 {
+            self.next_checkpoint_ns = now_ns;
+        }
+        self.place.mailbox.set_state(WorldState::Ticking);
     }
 
     /// A checkpoint of everything, to sleep on; gives a channel that says when it is durable.

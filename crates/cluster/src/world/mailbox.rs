@@ -175,6 +175,11 @@ impl Mailbox {
         }
     }
 
+    /// Nobody need wake it any more.
+    pub fn awake(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
+    }
+
     pub fn take(&self) -> VecDeque<Inbound> {
         std::mem::take(&mut self.inbox())
     }

@@ -32,6 +32,11 @@ impl Pacer {
         self.missed
     }
 
+    /// It rested: its next tick is now, and none was missed.
+    pub fn rested(&mut self, now_ns: u64) {
+        self.next_ns = now_ns;
+    }
+
     /// A tick has ended: the next deadline keeps the phase; those that have passed are skipped and counted.
     pub fn ticked(&mut self, now_ns: u64) {
         self.next_ns += self.period_ns;

@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, watch};
 use writer::{Committer, Job};
 
 /// Batches that wait for the committer. Past it, tick threads wait with them.
-const QUEUE_MAX: usize = 4_096;
+const QUEUE_MAX: usize = 8_192;
 /// How long they wait: longer than a disk's hiccup, shorter than an operator's patience.
 const QUEUE_WAIT: Duration = Duration::from_secs(10);
 /// How often they look for a place meanwhile.
@@ -257,6 +257,10 @@ impl Store for PostgresStore {
     fn commit(&self, batch: Batch, done: Done) -> Result<(), StoreError> {
         let NodeId(owner) = self.me()?;
         self.send(Job::Commit(owner, batch, done))
+    }
+
+    fn has_room(&self) -> bool {
+        self.jobs.as_ref().is_none_or(|jobs| jobs.capacity() > QUEUE_MAX / 2)
     }
 
     fn flush(&self) -> Result<(), StoreError> {
