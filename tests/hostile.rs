@@ -595,10 +595,19 @@ fn an_import_that_no_host_has_is_named() {
         ("env", "abort"),
         ("wasi_snapshot_preview1", "launch"),
         ("aether:scripts", "tick"),
+        ("aether:meter", "exhausted"),
     ] {
         let text = format!("(import \"{module}\" \"{name}\" (func (param i32)))");
         let error = refused(&wasm(&scripted(&text, "")));
         assert_eq!(error, ModuleError::UnknownImport { module: module.into(), name: name.into() });
+    }
+}
+
+#[test]
+fn a_module_that_would_have_the_counters_name_for_itself_is_refused() {
+    for name in ["aether:meter left", "aether:meter on_tick"] {
+        let error = refused(&wasm(&scripted(&format!("(global (export \"{name}\") (mut i64) (i64.const 9))"), "")));
+        assert_eq!(error, ModuleError::ReservedExport { name: name.into() });
     }
 }
 

@@ -79,6 +79,19 @@ fn a_program_costs_the_same_and_ends_the_same_in_one_piece_and_in_slices() {
 }
 
 #[test]
+fn a_call_completes_with_exactly_the_fuel_that_it_uses_and_is_stopped_with_one_less() {
+    let text = program("", 30_000, "");
+    for pause in MODES {
+        let used: u64 = drive(pause, 200_000_000, &text).1.iter().sum();
+        let (outcome, steps, _) = drive(pause, used, &text);
+        assert_eq!((outcome, steps.iter().sum()), (MeteringOutcome::Completed, used));
+        let (outcome, steps, _) = drive(pause, used - 1, &text);
+        let stopped = MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: false };
+        assert_eq!((outcome, steps.iter().sum()), (stopped, used - 1));
+    }
+}
+
+#[test]
 fn no_step_of_a_paused_call_is_much_longer_than_a_quantum_whatever_the_host_does_for_it() {
     for (count, body, quanta) in [(300_000, "", 2), (200_000, CHEAP, 12), (5_000, DEAR, 3)] {
         let (_, steps, _) = drive(true, 200_000_000, &program(IMPORTS, count, body));

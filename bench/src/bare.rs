@@ -8,8 +8,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use wasmtime::{
-    Caller, Config, Engine, Global, Instance, InstanceAllocationStrategy, InstancePre, Linker, Memory, Module,
-    PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, TypedFunc, UpdateDeadline, Val, WasmParams, WasmResults,
+    Caller, Config, Engine, Instance, InstanceAllocationStrategy, InstancePre, Linker, Memory, Module, PoolingAllocationConfig,
+    Store, StoreLimits, StoreLimitsBuilder, TypedFunc, UpdateDeadline, WasmParams, WasmResults,
 };
 
 /// The product's settings, with wasmtime's own operator costs: they do not change what this module's instructions take.
@@ -104,8 +104,6 @@ pub(crate) enum Mode {
     Fibres,
     /// Called on this stack; nothing can stop them.
     Unmetered,
-    /// The same, with a counter in the module ([`crate::guests::counted`]).
-    Counted,
 }
 
 impl Mode {
@@ -126,8 +124,6 @@ pub(crate) struct Script {
     store: Store<Host>,
     instance: Instance,
     on_tick: TypedFunc<f32, ()>,
-    /// A counter of its own.
-    left: Option<Global>,
 }
 
 impl Starter {
@@ -169,8 +165,7 @@ impl Starter {
         if self.mode == Mode::Fibres {
             store.fuel_async_yield_interval(Some(50_000)).unwrap();
         }
-        let left = instance.get_global(&mut store, "left");
-        Script { store, instance, on_tick, left }
+        Script { store, instance, on_tick }
     }
 }
 
@@ -179,9 +174,6 @@ impl Script {
         if mode.has_fuel() {
             self.store.set_fuel(FUEL).unwrap();
             self.store.set_epoch_deadline(1);
-        }
-        if let Some(left) = self.left {
-            left.set(&mut self.store, Val::I64(FUEL as i64)).unwrap();
         }
     }
 

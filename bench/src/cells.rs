@@ -4,7 +4,7 @@
 //! in `node`. Peers do the same in `peers/`.
 
 use crate::bare::{self, Mode};
-use crate::guests::{MATHS, MOVER, RUNAWAY, counted, faster_mover};
+use crate::guests::{MATHS, MOVER, RUNAWAY, faster_mover};
 use crate::measure::{cpu_us, interleave, median, quantile, resident_kib};
 use crate::product::{self, Maker, Program, Ticking, build};
 use crate::record::say;
@@ -92,20 +92,18 @@ fn maths(n: usize) {
     let maker = Maker::new(n + 10);
     let mut world = Ticking::new(maker.world(n, &maker.program("maths", false, MATHS)));
     world.settle();
-    let counted = counted();
-    let modes = [(Mode::Unmetered, MATHS), (Mode::Metered, MATHS), (Mode::Counted, counted.as_str())];
-    let mut limits = modes.map(|(mode, text)| bare::World::new(bare::Starter::new(text, mode, n + 10), n));
+    let modes = [Mode::Unmetered, Mode::Metered];
+    let mut limits = modes.map(|mode| bare::World::new(bare::Starter::new(MATHS, mode, n + 10), n));
     limits.iter_mut().for_each(bare::World::tick);
     let each = |us: f64| us / n as f64;
-    let [unmetered, metered, counted] = &mut limits;
+    let [unmetered, metered] = &mut limits;
     let mut rows = (
         || each(cpu_us(|| unmetered.tick()).0),
         || each(cpu_us(|| metered.tick()).0),
-        || each(cpu_us(|| counted.tick()).0),
         || each(cpu_us(|| assert!(world.tick().ends.is_empty(), "the maths went wrong")).0),
     );
-    let times = interleave(ROUNDS, TIME, &mut [&mut rows.0, &mut rows.1, &mut rows.2, &mut rows.3]);
-    for (who, time) in ["bare-unmetered", "bare", "bare-counted", "aether"].into_iter().zip(times) {
+    let times = interleave(ROUNDS, TIME, &mut [&mut rows.0, &mut rows.1, &mut rows.2]);
+    for (who, time) in ["bare-unmetered", "bare", "aether"].into_iter().zip(times) {
         say("W2", who, n, "math_us", time);
     }
     assert!(limits.iter_mut().all(|world| world.restart_dead() == 0), "the maths went wrong");

@@ -43,11 +43,8 @@ pub(crate) const RUNAWAY: &str = r#"(module
 
 /// 400 interactions of neighbours in `f64`, about 10,000 simple operations, in every tick; traps if their sum is not what it is in
 /// every language of this comparison.
-///
-/// Comments at basic blocks say what they hold: [`counted`] makes charges of them.
 pub(crate) const MATHS: &str = r#"(module
   (memory (export "memory") 1)
-  (;counter;)
   (func (export "aether_abi_1"))
   (func (export "on_start") (local $j i32) (local $p i32)
     (loop $next
@@ -61,15 +58,12 @@ pub(crate) const MATHS: &str = r#"(module
   (func $heavy (param $x f64) (param $y f64) (result f64)
     (local $i i32) (local $p i32) (local $dx f64) (local $dy f64) (local $d f64) (local $w f64)
     (local $sx f64) (local $sy f64) (local $ax f64) (local $ay f64) (local $cx f64) (local $cy f64) (local $n f64)
-    (;charge 20;)
     (loop $next
-      (;charge 40;)
       (local.set $p (i32.shl (i32.and (local.get $i) (i32.const 63)) (i32.const 5)))
       (local.set $dx (f64.sub (f64.load (local.get $p)) (local.get $x)))
       (local.set $dy (f64.sub (f64.load offset=8 (local.get $p)) (local.get $y)))
       (local.set $d (f64.add (f64.mul (local.get $dx) (local.get $dx)) (f64.mul (local.get $dy) (local.get $dy))))
       (if (f64.lt (local.get $d) (f64.const 2500)) (then
-        (;charge 70;)
         (local.set $w (f64.div (f64.const 1) (f64.add (local.get $d) (f64.const 1))))
         (local.set $sx (f64.sub (local.get $sx) (f64.mul (local.get $dx) (local.get $w))))
         (local.set $sy (f64.sub (local.get $sy) (f64.mul (local.get $dy) (local.get $w))))
@@ -83,23 +77,8 @@ pub(crate) const MATHS: &str = r#"(module
       (f64.mul (f64.add (local.get $ax) (f64.mul (local.get $ay) (f64.const 2))) (f64.const 0.1)))
       (f64.mul (f64.add (local.get $cx) (f64.mul (local.get $cy) (f64.const 2))) (f64.const 0.01))) (local.get $n)))
   (func (export "on_tick") (param f32)
-    (;charge 10;)
     (if (f64.gt (f64.abs (f64.sub (call $heavy (f64.const 3) (f64.const 4)) (f64.const 598.922346))) (f64.const 0.00001))
       (then (unreachable)))))"#;
-
-/// The maths with a counter of its own: each basic block takes what it holds off an exported global, and traps below zero.
-pub(crate) fn counted() -> String {
-    let mut text = MATHS.replace("(;counter;)", "(global $left (export \"left\") (mut i64) (i64.const 0))");
-    while let Some((before, rest)) = text.split_once("(;charge ") {
-        let (cost, after) = rest.split_once(";)").expect("a charge ends");
-        let charge = format!(
-            "(global.set $left (i64.sub (global.get $left) (i64.const {cost})))
-             (if (i64.lt_s (global.get $left) (i64.const 0)) (then (unreachable)))"
-        );
-        text = [before, &charge, after].concat();
-    }
-    text
-}
 
 /// How far a caller's entity goes along `x` before it takes a step along `z`: worlds have an end.
 pub(crate) const STRIDE: u32 = 1_024;

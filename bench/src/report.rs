@@ -62,7 +62,6 @@ impl Table {
 /// Rows in this order, under these names.
 const NAMES: &[(&str, &str)] = &[
     ("bare-unmetered", "wasmtime, no metering"),
-    ("bare-counted", "wasmtime, a counter in the module"),
     ("bare", "wasmtime, fuel and epochs"),
     ("aether", "Aether"),
     ("aether-node", "Aether, a whole node"),

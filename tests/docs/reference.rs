@@ -107,7 +107,7 @@ impl Host {
         let at = text.find(&format!("\"{}\"", function.name)).unwrap_or_else(|| panic!("host/ has no {}", function.name));
         let rest = &text[at..];
         let end =
-            ["costly!(", "linker.func_wrap(", "\nfn "].iter().filter_map(|next| rest.find(next)).min().unwrap_or(rest.len());
+            ["costly!(", "linker.func_wrap(", "\n}\n"].iter().filter_map(|next| rest.find(next)).min().unwrap_or(rest.len());
         rest[..end].to_owned()
     }
 

@@ -5,6 +5,7 @@
 
 use crate::abi::limit;
 use crate::data::ScriptData;
+use crate::meter::fuel;
 use crate::metering::{Budget, MeteringOutcome, TrapKind};
 use crate::module::ScriptModule;
 use crate::trace::Trace;
@@ -99,14 +100,17 @@ type MessageParams = (i64, i64, i32, i32, i32);
 /// Kind, a, b, address, lengths of topic and payload.
 type EventParams = (i32, i64, i64, i32, i32, i32);
 
+/// `on_tick` behind [`crate::meter::ON_TICK`]: seconds and fuel in, fuel out.
+pub(crate) type OnTick = TypedFunc<(f32, i64), i64>;
+
 /// The exports that are called often, looked up once.
 pub(crate) struct Exports {
-    pub on_tick: Option<TypedFunc<f32, ()>>,
+    pub on_tick: Option<OnTick>,
     on_message: Option<TypedFunc<MessageParams, ()>>,
     on_event: Option<TypedFunc<EventParams, ()>>,
     alloc: Option<TypedFunc<i32, i32>>,
     instance: wasmtime::Instance,
-    module: Arc<ScriptModule>,
+    pub module: Arc<ScriptModule>,
 }
 
 impl Exports {
@@ -188,7 +192,8 @@ pub(crate) async fn perform(
     match call {
         Call::Tick(dt) => {
             if let Some(f) = &exports.on_tick {
-                invoke!(fibre, store, f, *dt)?;
+                let fuel = fuel::counter(&mut *store);
+                invoke!(fibre, store, f, (*dt, fuel))?;
             }
         }
         Call::Start => {

@@ -9,7 +9,8 @@ use crate::data::WorldMemory;
 use crate::instance::{InstanceError, InstanceSpec, ScriptInstance};
 use crate::instrument::{self, Instrumented};
 use crate::limits::{self, ModuleError, ModuleInfo, ModuleLimits};
-use crate::module::{EpochClock, Linkers, LoadError, ScriptModule};
+use crate::meter::{Costs, metered};
+use crate::module::{Clock, Linkers, LoadError, ScriptModule};
 use crate::policy::{ServerResourcePolicy, SyscallPolicy};
 use crate::profile::Recorder;
 use crate::rate::ActionRates;
@@ -108,12 +109,16 @@ impl ClientError {
     }
 }
 
+fn refused(error: wasmtime::Error) -> ClientError {
+    ClientError::Engine(format!("{error:#}"))
+}
+
 /// Compiles and runs scripts in one process.
 pub struct ClientRuntime {
     config: ClientRuntimeConfig,
     engine: Engine,
     linkers: Linkers,
-    _clock: EpochClock,
+    clock: Clock,
 }
 
 impl ClientRuntime {
@@ -122,12 +127,9 @@ impl ClientRuntime {
         if let Some(problem) = config.problems.first() {
             return Err(problem.clone().into());
         }
-        let refused = |error: wasmtime::Error| ClientError::Engine(format!("{error:#}"));
-        let engine = EngineProfile::client(config.server_costs).and_then(|config| Engine::new(&config)).map_err(refused)?;
+        let engine = EngineProfile::client().and_then(|config| Engine::new(&config)).map_err(refused)?;
         let linkers = Linkers::new(&engine).map_err(refused)?;
-        let clock = EpochClock::default();
-        clock.add(&engine);
-        Ok(ClientRuntime { config, engine, linkers, _clock: clock })
+        Ok(ClientRuntime { config, engine, linkers, clock: Clock::default() })
     }
 
     /// Its settings.
@@ -148,24 +150,31 @@ impl ClientRuntime {
             return Err(ClientError::Integrity { found, wanted });
         }
         self.check(bytes)?;
-        let module =
-            Module::new(&self.engine, compile::to_binary(bytes)?).map_err(|error| ClientError::Engine(format!("{error:#}")))?;
-        let mut module = ScriptModule::link(&self.engine, &self.linkers, module, found, SlotClass::Large)?;
-        module.counts_calls = !self.config.host_costs;
+        let source = compile::to_binary(bytes)?;
+        let mut module = self.compile(&source, u32::MAX, &self.linkers, found)?;
+        module.source = Some((source.into(), self.costs()));
         Ok(Arc::new(module))
     }
 
-    /// The same with probes in it: what its instances use is recorded by function. They use more fuel than without.
+    /// The same with probes in it: what its instances use is recorded by function. They use as much fuel as without.
     pub fn load_profiled(&self, bytes: &[u8]) -> Result<(Arc<ScriptModule>, Recorder), ClientError> {
         self.check(bytes)?;
-        let refused = |error: wasmtime::Error| ClientError::Engine(format!("{error:#}"));
-        let Instrumented { wasm, params } = instrument::with_probes(&compile::to_binary(bytes)?)?;
-        let recorder = Recorder::new(params);
+        let Instrumented { wasm, wrappers } = instrument::with_probes(&compile::to_binary(bytes)?)?;
+        let recorder = Recorder::default();
         let linkers = Linkers::with_probes(&self.engine, &recorder).map_err(refused)?;
-        let module = Module::new(&self.engine, wasm).map_err(refused)?;
-        let mut module = ScriptModule::link(&self.engine, &linkers, module, Digest::of(bytes), SlotClass::Large)?;
+        Ok((Arc::new(self.compile(&wasm, wrappers, &linkers, Digest::of(bytes))?), recorder))
+    }
+
+    fn compile(&self, wasm: &[u8], free_from: u32, linkers: &Linkers, digest: Digest) -> Result<ScriptModule, ClientError> {
+        let module = Module::new(&self.engine, metered(wasm, self.costs(), free_from)?).map_err(refused)?;
+        let mut module = ScriptModule::link(&self.engine, linkers, module, digest, SlotClass::Large)?;
         module.counts_calls = !self.config.host_costs;
-        Ok((Arc::new(module), recorder))
+        module.clock = self.clock.ticks();
+        Ok(module)
+    }
+
+    fn costs(&self) -> Costs {
+        if self.config.server_costs { Costs::Measured } else { Costs::Equal }
     }
 
     /// The policy that follows from the settings.

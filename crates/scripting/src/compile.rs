@@ -6,6 +6,7 @@
 
 use crate::artifact::{AotArtifact, NATIVE_BYTES_MAX, TrustKey};
 use crate::limits::{self, ModuleError, ModuleLimits};
+use crate::meter::{Costs, metered};
 use crate::policy::SyscallPolicy;
 use crate::sandbox::{AotTarget, EngineProfile, SlotClass};
 use aether_types::Blame;
@@ -162,8 +163,9 @@ pub fn compile(
 }
 
 fn precompile(wasm: &[u8], target: AotTarget, profile: EngineProfile) -> Result<Vec<u8>, String> {
+    let wasm = metered(wasm, Costs::Measured, u32::MAX).map_err(|e| e.to_string())?;
     let engine = profile.compiler(target).and_then(|config| wasmtime::Engine::new(&config)).map_err(|e| format!("{e:#}"))?;
-    engine.precompile_module(wasm).map_err(|e| format!("{e:#}"))
+    engine.precompile_module(&wasm).map_err(|e| format!("{e:#}"))
 }
 
 /// One of [`AT_ONCE`] compilations of this process.

@@ -7,6 +7,7 @@
 use crate::api::Host;
 use crate::fibre::Meeting;
 use crate::limited::HostGroups;
+use crate::meter::fuel::{CallFuel, Ticks};
 use crate::rate::ActionLimiter;
 use crate::wasi::WasiState;
 use aether_types::{InstanceId, Version};
@@ -140,12 +141,6 @@ impl Drop for MemoryMeter {
     }
 }
 
-/// What a call had used when a host function yielded in it.
-pub(crate) struct HostYield {
-    /// Of its whole fuel, what wasm has not used.
-    pub fuel_left: u64,
-}
-
 /// Host calls and refused actions, since they were last taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -167,7 +162,7 @@ pub(crate) enum WorldSlot {
 /// What belongs to the script itself; what every host call touches comes first.
 #[repr(C)]
 pub(crate) struct Own {
-    /// Host work not yet taken off its fuel or, on a fibre, counted beside it.
+    /// Host work not yet taken off its fuel.
     pub charged: u64,
     pub host_calls: [u32; 7],
     pub groups: HostGroups,
@@ -179,25 +174,18 @@ pub(crate) struct Own {
     pub calls: u64,
     /// Behind a pointer: most calls do not touch it.
     pub limiter: Box<ActionLimiter>,
-    /// Set for a script on a fibre: its host calls are charged beside fuel, since setting fuel would restart its slice.
-    pub fibre: Option<FibreCharge>,
+    pub fuel: CallFuel,
+    /// Fuel charged by host functions since the last yield in one.
+    pub since_yield: u64,
+    /// What the CPU time backstop looks at first, and what that was when it looked last.
+    pub clock: Ticks,
+    pub ticks: u64,
     /// CPU time at which the backstop first looked at this call, and which call (or poll) that was.
     pub backstop: (u64, u64),
     pub cpu_limit_ns: u64,
     pub instance: InstanceId,
     pub version: Version,
     pub random: Pcg64Mcg,
-}
-
-/// Host work of a script on a fibre.
-#[derive(Default)]
-pub(crate) struct FibreCharge {
-    /// Fuel charged by host functions since the last yield in one.
-    pub since_yield: u64,
-    /// Fuel charged by host functions in this call.
-    pub in_call: u64,
-    /// At this much it yields.
-    pub quantum: u64,
 }
 
 impl Own {

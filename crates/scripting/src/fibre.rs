@@ -4,8 +4,9 @@
 //! call ended. Not here: what a call does (`call`), when to go on with a paused one (`aether-world-runtime`).
 
 use crate::call::{Call, Ended, Exports, Reply, outcome_of, perform};
-use crate::data::{Counters, FibreCharge, HostYield, ScriptData, WorldContext, WorldSlot};
+use crate::data::{Counters, ScriptData, WorldContext, WorldSlot};
 use crate::instance::Step;
+use crate::meter::fuel;
 use crate::metering::{Budget, MeteringOutcome};
 use crate::trace::Trace;
 use atomic_refcell::AtomicRefCell;
@@ -41,11 +42,10 @@ pub(crate) struct Exchange {
     asked: Option<Asked>,
     /// How it ended.
     ended: Option<Ended>,
-    meter: FibreMeter,
-    /// What host functions were charged in the call that runs.
-    pub charged: u64,
-    /// Set by a host function that yields.
-    pub yielded: Option<HostYield>,
+    /// What the call that runs had used when it paused.
+    pub used: u64,
+    /// Fuel reported of it.
+    reported: u64,
     /// Host calls and memory.
     counters: Counters,
     /// The state of its randomness after the last finished call.
@@ -65,14 +65,12 @@ impl Fibre {
         let meeting = Arc::new(Meeting::default());
         let data = store.data_mut();
         data.world = WorldSlot::Shared(Arc::clone(&meeting));
-        data.own.fibre = Some(FibreCharge { quantum, ..FibreCharge::default() });
+        data.own.fuel.wait_each(quantum);
         {
             let mut exchange = meeting.exchange.borrow_mut();
             exchange.counters.memory_bytes = data.meter.used;
             exchange.random = Some(data.own.random.clone());
-            exchange.meter = FibreMeter { total, quantum, ..FibreMeter::default() };
         }
-        store.fuel_async_yield_interval(Some(quantum))?;
         let future = Box::pin(live(store, exports, Arc::clone(&meeting), total));
         Ok(Fibre { meeting, future })
     }
@@ -102,8 +100,7 @@ impl Fibre {
             std::mem::swap(&mut exchange.lent, world);
             if let Some(call) = call {
                 exchange.asked = Some(Asked::Call(call));
-                exchange.charged = 0;
-                exchange.meter.begin();
+                exchange.reported = 0;
             }
         }
         meeting.polls.store(meeting.polls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -112,51 +109,19 @@ impl Fibre {
         std::mem::swap(&mut exchange.lent, world);
         match exchange.ended.take() {
             Some(Ended { outcome, trace, fuel, reply, failed }) => {
-                (Step { outcome, fuel: exchange.meter.report(fuel), reply, failed }, trace)
+                (Step { outcome, fuel: exchange.report(fuel), reply, failed }, trace)
             }
             None => {
-                let charged = exchange.charged;
-                let fuel = exchange.meter.paused(exchange.yielded.take(), charged);
                 let outcome = MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: true };
+                let fuel = exchange.report(exchange.used);
                 (Step { outcome, fuel, reply: Reply::None, failed: None }, None)
             }
         }
     }
 }
 
-/// What is known from outside of a call in progress on a fibre.
-#[derive(Debug, Clone, Copy, Default)]
-struct FibreMeter {
-    /// Fuel of the whole call.
-    total: u64,
-    quantum: u64,
-    /// Fuel left at which wasm yields next: wasmtime yields each quantum, exactly.
-    boundary: u64,
-    /// Fuel that wasm had left when it paused.
-    left: u64,
-    /// Fuel reported for the call.
-    reported: u64,
-}
-
-impl FibreMeter {
-    #[inline]
-    fn begin(&mut self) {
-        (self.boundary, self.left) = (self.total.saturating_sub(self.quantum), self.total);
-        self.reported = 0;
-    }
-
-    /// The call paused: fuel used since the last time. `charged`: what host functions were charged in the whole call.
-    fn paused(&mut self, yielded: Option<HostYield>, charged: u64) -> u64 {
-        match yielded {
-            Some(HostYield { fuel_left }) => self.left = fuel_left,
-            None => {
-                self.left = self.boundary;
-                self.boundary = self.boundary.saturating_sub(self.quantum);
-            }
-        }
-        self.report(self.total - self.left + charged)
-    }
-
+impl Exchange {
+    /// Of what the call has used, what was not reported yet.
     #[inline]
     fn report(&mut self, used: u64) -> u64 {
         let step = used.saturating_sub(self.reported);
@@ -180,27 +145,32 @@ async fn live(mut store: Store<ScriptData>, mut exports: Exports, meeting: Arc<M
         let call = std::future::poll_fn(next).await;
         let polls = meeting.polls.load(Ordering::Relaxed);
         let own = &mut store.data_mut().own;
-        own.charged = 0;
-        if let Some(fibre) = &mut own.fibre {
-            (fibre.since_yield, fibre.in_call) = (0, 0);
-        }
-        store.set_epoch_deadline(1);
-        let result = match (store.set_fuel(total), &call) {
-            (Err(error), _) => Err(error),
+        (own.charged, own.since_yield) = (0, 0);
+        let first = own.fuel.begin(total);
+        let (result, left) = match &call {
             // What nearly every call is, without the room that the others take on the way.
-            (Ok(()), Call::Tick(dt)) => match &exports.on_tick {
-                Some(on_tick) => on_tick.call_async(&mut store, *dt).await.map(|()| Reply::None),
-                None => Ok(Reply::None),
+            Call::Tick(dt) => match &exports.on_tick {
+                Some(on_tick) => match on_tick.call_async(&mut store, (*dt, first)).await {
+                    Ok(left) => (Ok(Reply::None), left),
+                    Err(error) => (Err(error), fuel::counter(&mut store)),
+                },
+                None => (Ok(Reply::None), first),
             },
-            (Ok(()), call) => Box::pin(perform(&mut store, &mut exports, call, true)).await,
+            call => {
+                let result = match fuel::set_counter(&mut store, first) {
+                    Ok(()) => Box::pin(perform(&mut store, &mut exports, call, true)).await,
+                    Err(error) => Err(error),
+                };
+                (result, fuel::counter(&mut store))
+            }
         };
-        let left = store.get_fuel().unwrap_or(0);
         let own = &store.data().own;
-        let charged = own.charged + own.fibre.as_ref().map_or(0, |fibre| fibre.in_call);
-        let fuel = total - left.min(total) + charged;
+        let used = own.fuel.used(left, own.charged);
+        // What was stopped has not done what it could not pay for.
+        let fuel = if result.is_ok() { used } else { used.min(total) };
         let (outcome, reply, trace) = match result {
             Ok(reply) => (MeteringOutcome::Completed, reply, None),
-            Err(error) => (outcome_of(&error), Reply::None, Trace::of(&error)),
+            Err(error) => (outcome_of(&error), Reply::None, Trace::of(&error, &exports.module)),
         };
         if polls != meeting.polls.load(Ordering::Relaxed) || outcome.is_end() {
             // Whoever is paused whenever it is asked would never report.

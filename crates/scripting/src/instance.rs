@@ -5,11 +5,12 @@
 //!
 //! Whatever the script does comes back as a value. Not here: when to call (`aether-world-runtime`), what host functions do (`host/`).
 
-use crate::call::{Call, Exports, Reply, Stop, outcome_of, perform};
+use crate::call::{Call, Exports, OnTick, Reply, Stop, outcome_of, perform};
 use crate::data::{Counters, MemoryMeter, Own, ScriptData, WorldContext, WorldMemory, WorldSlot};
 use crate::fibre::Fibre;
 use crate::limited::HostGroups;
 use crate::limits::ModuleError;
+use crate::meter::fuel::{self, CallFuel};
 use crate::metering::MeteringOutcome;
 use crate::module::ScriptModule;
 use crate::policy::{OnBudget, ServerResourcePolicy};
@@ -24,9 +25,8 @@ use serde::{Deserialize, Serialize};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use wasmtime::{Store, StoreContextMut, Trap, TypedFunc, UpdateDeadline};
+use wasmtime::{Extern, ModuleExport, Store, Trap, TypedFunc};
 
 /// What one [`ScriptInstance::run`] or [`ScriptInstance::resume`] did.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ enum Body {
 #[repr(C)]
 struct SyncBody {
     store: Store<ScriptData>,
-    on_tick: Option<TypedFunc<f32, ()>>,
+    on_tick: Option<OnTick>,
     exports: Box<Exports>,
 }
 
@@ -162,7 +162,10 @@ impl ScriptInstance {
                 random_used: false,
                 counts_calls: module.counts_calls,
                 charged: 0,
-                fibre: None,
+                fuel: CallFuel::default(),
+                since_yield: 0,
+                clock: Arc::clone(&module.clock),
+                ticks: 0,
                 backstop: (0, u64::MAX),
                 calls: 0,
                 cpu_limit_ns: policy.cpu_time_limit.as_nanos() as u64,
@@ -172,15 +175,20 @@ impl ScriptInstance {
         };
         let mut store = Store::new(&module.engine, data);
         store.limiter(|data| &mut data.meter);
-        store.epoch_deadline_callback(backstop);
         let engine = |error: wasmtime::Error| InstanceError::Engine(format!("{error:#}"));
-        store.set_fuel(policy.fuel_budget).map_err(engine)?;
-        store.set_epoch_deadline(1);
         let pre = if pausable { &module.fibre_pre } else { &module.pre };
         let instance = instantiate(pre, &mut store, pausable).map_err(|error| build_error(&error, module, memory))?;
         let index = &module.exports;
-        store.data_mut().memory =
-            index.memory.as_ref().and_then(|e| instance.get_module_export(&mut store, e)).and_then(wasmtime::Extern::into_memory);
+        let export = |index: &Option<ModuleExport>, store: &mut Store<ScriptData>| {
+            index.as_ref().and_then(|index| instance.get_module_export(store, index))
+        };
+        let counter = export(&index.counter, &mut store).and_then(Extern::into_global);
+        store.data_mut().own.fuel.set_counter(counter);
+        if let Some(start) = export(&index.start, &mut store).and_then(Extern::into_func) {
+            let start = start.typed::<(), ()>(&store).map_err(engine)?;
+            begin(&start, &mut store, policy.fuel_budget, pausable).map_err(|error| build_error(&error, module, memory))?;
+        }
+        store.data_mut().memory = export(&index.memory, &mut store).and_then(Extern::into_memory);
         let exports = Exports::new(&mut store, instance, module).map_err(engine)?;
         let body = match pausable {
             false => Body::Sync(SyncBody { store, on_tick: exports.on_tick.clone(), exports: Box::new(exports) }),
@@ -226,13 +234,16 @@ impl ScriptInstance {
             let step = self.poll(world, Some(Call::Tick(dt)));
             return (step.outcome, step.fuel);
         };
-        let SyncBody { store, on_tick, .. } = body;
+        let SyncBody { store, on_tick, exports } = body;
         let Some(on_tick) = on_tick else { return (MeteringOutcome::Completed, 0) };
-        let (result, fuel) = metered(store, world, fuel, |store| on_tick.call(&mut *store, dt));
+        let (result, fuel) = metered(store, world, fuel, |store, fuel| match on_tick.call(&mut *store, (dt, fuel)) {
+            Ok(left) => (Ok(()), left),
+            Err(error) => (Err(error), fuel::counter(store)),
+        });
         let outcome = match result {
             Ok(()) => MeteringOutcome::Completed,
             Err(error) => {
-                self.trace = Trace::of(&error);
+                self.trace = Trace::of(&error, &exports.module);
                 outcome_of(&error)
             }
         };
@@ -285,17 +296,28 @@ impl ScriptInstance {
     }
 }
 
-/// An instance, and its start function. One with asynchronous imports must be made asynchronously; it cannot wait: there is no
-/// yield interval yet, and no host function yields without a fibre's charge.
+/// An instance. One with asynchronous imports must be made asynchronously; nothing of it runs yet, so it cannot wait.
 fn instantiate(
     pre: &wasmtime::InstancePre<ScriptData>,
     store: &mut Store<ScriptData>,
     fibre: bool,
 ) -> wasmtime::Result<wasmtime::Instance> {
-    if !fibre {
-        return pre.instantiate(store);
-    }
-    match pin!(pre.instantiate_async(store)).poll(&mut Context::from_waker(Waker::noop())) {
+    if fibre { ready(pre.instantiate_async(store)) } else { pre.instantiate(store) }
+}
+
+/// Its start function. It cannot wait either: no host function yields before its instance is on a fibre.
+fn begin(start: &TypedFunc<(), ()>, store: &mut Store<ScriptData>, fuel: u64, fibre: bool) -> wasmtime::Result<()> {
+    let own = &mut store.data_mut().own;
+    own.calls += 1;
+    let first = own.fuel.begin(fuel);
+    fuel::set_counter(&mut *store, first)?;
+    let result = if fibre { ready(start.call_async(&mut *store, ())) } else { start.call(&mut *store, ()) };
+    store.data_mut().own.charged = 0;
+    result
+}
+
+fn ready<R>(call: impl Future<Output = wasmtime::Result<R>>) -> wasmtime::Result<R> {
+    match pin!(call).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
         Poll::Pending => Err(wasmtime::Error::msg("a start function waited")),
     }
@@ -314,55 +336,37 @@ fn build_error(error: &wasmtime::Error, module: &ScriptModule, memory: &WorldMem
     InstanceError::Engine(format!("{error:#}"))
 }
 
-/// Called by wasm at a loop head or a call when the epoch deadline has passed: the CPU time backstop. It must not touch fuel: wasm
-/// keeps that in a register here.
-fn backstop(mut store: StoreContextMut<'_, ScriptData>) -> wasmtime::Result<UpdateDeadline> {
-    let data = store.data_mut();
-    let number = match &data.world {
-        WorldSlot::Lent(_) => data.own.calls,
-        WorldSlot::Shared(meeting) => meeting.polls.load(Ordering::Relaxed),
-    };
-    let now = thread_cpu_ns();
-    let (since, of) = data.own.backstop;
-    if of != number {
-        // The first look at this call: reading the clock at every call would cost more than most calls.
-        data.own.backstop = (now, number);
-    } else if now.saturating_sub(since) > data.own.cpu_limit_ns {
-        return Ok(UpdateDeadline::Interrupt);
-    }
-    Ok(UpdateDeadline::Continue(1))
-}
-
 /// CPU time of this thread.
 pub fn thread_cpu_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Lend the world, run `f`, take the world back; what it used, host functions included.
+/// Lend the world, run `f` with what the module's counter is to hold, take the world back. `f` gives what the counter holds then; this,
+/// what was used, host functions included.
 #[inline]
 fn metered<R>(
     store: &mut Store<ScriptData>,
     world: &mut Option<Box<WorldContext>>,
     fuel: u64,
-    f: impl FnOnce(&mut Store<ScriptData>) -> wasmtime::Result<R>,
+    f: impl FnOnce(&mut Store<ScriptData>, i64) -> (wasmtime::Result<R>, i64),
 ) -> (wasmtime::Result<R>, u64) {
     let data = store.data_mut();
     if let WorldSlot::Lent(lent) = &mut data.world {
         std::mem::swap(lent, world);
     }
     data.own.calls += 1;
-    store.set_epoch_deadline(1);
-    let result = match store.set_fuel(fuel) {
-        Ok(()) => f(store),
-        Err(error) => Err(error),
-    };
-    let left = store.get_fuel().unwrap_or(0);
+    let first = data.own.fuel.begin(fuel);
+    let (result, left) = f(store, first);
     let data = store.data_mut();
     if let WorldSlot::Lent(lent) = &mut data.world {
         std::mem::swap(lent, world);
     }
-    (result, fuel - left.min(fuel) + std::mem::take(&mut data.own.charged))
+    let charged = std::mem::take(&mut data.own.charged);
+    let used = data.own.fuel.used(left, charged);
+    // What was stopped has not done what it could not pay for.
+    let used = if result.is_ok() { used } else { used.min(fuel) };
+    (result, used)
 }
 
 fn run_sync(
@@ -373,17 +377,19 @@ fn run_sync(
     trace: &mut Option<Box<Trace>>,
 ) -> Step {
     let SyncBody { store, exports, .. } = body;
-    let (result, fuel) = metered(store, world, fuel, |store| {
-        let performed = pin!(perform(store, exports, &call, false));
-        match performed.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(result) => result,
-            Poll::Pending => unreachable!("nothing waits in a call that is not on a fibre"),
-        }
+    let (result, fuel) = metered(store, world, fuel, |store, first| {
+        let result = fuel::set_counter(&mut *store, first).and_then(|()| {
+            match pin!(perform(store, exports, &call, false)).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(result) => result,
+                Poll::Pending => unreachable!("nothing waits in a call that is not on a fibre"),
+            }
+        });
+        (result, fuel::counter(store))
     });
     match result {
         Ok(reply) => Step { outcome: MeteringOutcome::Completed, fuel, reply, failed: None },
         Err(error) => {
-            *trace = Trace::of(&error);
+            *trace = Trace::of(&error, &exports.module);
             Step { outcome: outcome_of(&error), fuel, reply: Reply::None, failed: Some(call) }
         }
     }

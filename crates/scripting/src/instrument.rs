@@ -5,120 +5,17 @@
 //! Start with [`with_probes`]. Not here: what is made of it (`profile`), whether a module may run at all (`limits`).
 
 use crate::limits::ModuleError;
-use wasmparser::{
-    BinaryReaderError, ElementItems, ExternalKind, FunctionBody, Operator, OperatorsReader, Parser, Payload, SectionLimited,
-    TypeRef,
-};
+use crate::patch::{Patch, counted, elements, exports, globals, invalid, items, leb, name, section, signed_leb};
+use wasmparser::{FunctionBody, Parser, Payload, TypeRef};
 
 /// The import module of the probes.
 pub(crate) const PROBE_MODULE: &str = "aether:probe";
 
-/// What the wrapper of a function with `params` parameters uses before `enter` is called: its entry, a number, a call.
-pub(crate) const BEFORE_ENTER: u64 = 3;
-/// … and between `enter` and the function: its arguments, a call.
-pub(crate) fn before_function(params: u32) -> u64 {
-    u64::from(params) + 1
-}
-/// … and between the function and `exit`: a call.
-pub(crate) const BEFORE_EXIT: u64 = 1;
-
 /// An instrumented module.
 pub(crate) struct Instrumented {
     pub wasm: Vec<u8>,
-    /// Parameters of each function, by its number in the original.
-    pub params: Vec<u32>,
-}
-
-fn invalid(error: BinaryReaderError) -> ModuleError {
-    ModuleError::Invalid(format!("{} at byte {}", error.message(), error.offset()))
-}
-
-fn leb(mut number: u64, bytes: &mut Vec<u8>) {
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-}
-
-fn name(text: &str, bytes: &mut Vec<u8>) {
-    leb(text.len() as u64, bytes);
-    bytes.extend_from_slice(text.as_bytes());
-}
-
-/// `i32.const` takes a signed number.
-fn constant(number: u32, bytes: &mut Vec<u8>) {
-    bytes.push(0x41);
-    let mut rest = i64::from(number as i32);
-    loop {
-        let byte = (rest & 0x7f) as u8;
-        rest >>= 7;
-        if (rest == 0 && byte & 0x40 == 0) || (rest == -1 && byte & 0x40 != 0) {
-            return bytes.push(byte);
-        }
-        bytes.push(byte | 0x80);
-    }
-}
-
-fn section(id: u8, content: &[u8], out: &mut Vec<u8>) {
-    out.push(id);
-    leb(content.len() as u64, out);
-    out.extend_from_slice(content);
-}
-
-/// Copies bytes of the original, and puts other numbers in some places.
-struct Patch<'a> {
-    wasm: &'a [u8],
-    at: usize,
-    out: Vec<u8>,
-}
-
-impl<'a> Patch<'a> {
-    fn new(wasm: &'a [u8], at: usize) -> Patch<'a> {
-        Patch { wasm, at, out: Vec::new() }
-    }
-
-    fn copy_to(&mut self, end: usize) {
-        self.out.extend_from_slice(self.wasm.get(self.at..end).unwrap_or(&[]));
-        self.at = end;
-    }
-
-    /// The number that is at `at` becomes another.
-    fn number(&mut self, at: usize, number: u32) {
-        self.copy_to(at);
-        leb(number.into(), &mut self.out);
-        // A number ends with the first byte whose high bit is not set.
-        let length = self.wasm.get(at..).map_or(0, |rest| rest.iter().take_while(|byte| **byte & 0x80 != 0).count() + 1);
-        self.at = at + length;
-    }
-
-    /// Calls and references of functions in code. Both are an opcode of one byte and a number.
-    fn code(&mut self, operators: OperatorsReader<'_>, to: impl Fn(u32) -> u32) -> Result<(), ModuleError> {
-        for operator in operators.into_iter_with_offsets() {
-            let (operator, at) = operator.map_err(invalid)?;
-            if let Operator::Call { function_index } | Operator::RefFunc { function_index } = operator {
-                self.number(at + 1, to(function_index));
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(mut self, end: usize) -> Vec<u8> {
-        self.copy_to(end);
-        self.out
-    }
-}
-
-/// The items of a section without their count, and the count.
-fn items<'a, T>(reader: &SectionLimited<'a, T>, wasm: &'a [u8]) -> &'a [u8] {
-    wasm.get(reader.original_position()..reader.range().end).unwrap_or(&[])
-}
-
-fn counted(count: usize, items: &[u8]) -> Vec<u8> {
-    let mut content = Vec::with_capacity(items.len() + 5);
-    leb(count as u64, &mut content);
-    content.extend_from_slice(items);
-    content
+    /// From this number on its functions are wrappers.
+    pub wrappers: u32,
 }
 
 /// What is known when the code section comes: numbers of types and functions.
@@ -149,7 +46,9 @@ impl Shape {
             body.push(0x10);
             leb(to.into(), body);
         };
-        constant(function, &mut body);
+        // `i32.const` takes a signed number.
+        body.push(0x41);
+        signed_leb(i64::from(function as i32), &mut body);
         call(self.imports, &mut body);
         for local in 0..self.params_of(function) {
             body.push(0x20);
@@ -215,28 +114,12 @@ pub(crate) fn with_probes(wasm: &[u8]) -> Result<Instrumented, ModuleError> {
                 section(3, &content, &mut out);
             }
             Payload::GlobalSection(reader) => {
-                let (range, mut patch) = (reader.range(), Patch::new(wasm, reader.range().start));
-                for global in reader {
-                    patch.code(global.map_err(invalid)?.init_expr.get_operators_reader(), |f| shape.wrapper(f))?;
-                }
-                section(6, &patch.finish(range.end), &mut out);
+                let count = reader.count() as usize;
+                section(6, &counted(count, &globals(reader, wasm, |f| shape.wrapper(f))?), &mut out);
             }
             Payload::ExportSection(reader) => {
-                let mut content = counted(reader.count() as usize, &[]);
-                for export in reader {
-                    let export = export.map_err(invalid)?;
-                    name(export.name, &mut content);
-                    let (kind, index) = match export.kind {
-                        ExternalKind::Func => (0, shape.wrapper(export.index)),
-                        ExternalKind::Table => (1, export.index),
-                        ExternalKind::Memory => (2, export.index),
-                        ExternalKind::Global => (3, export.index),
-                        kind => return Err(ModuleError::Invalid(format!("an export of another kind: {kind:?}"))),
-                    };
-                    content.push(kind);
-                    leb(index.into(), &mut content);
-                }
-                section(7, &content, &mut out);
+                let count = reader.count() as usize;
+                section(7, &counted(count, &exports(reader, |f| shape.wrapper(f))?), &mut out);
             }
             Payload::StartSection { func, .. } => {
                 let mut content = Vec::new();
@@ -244,27 +127,7 @@ pub(crate) fn with_probes(wasm: &[u8]) -> Result<Instrumented, ModuleError> {
                 section(8, &content, &mut out);
             }
             Payload::ElementSection(reader) => {
-                let (range, mut patch) = (reader.range(), Patch::new(wasm, reader.range().start));
-                for element in reader {
-                    let element = element.map_err(invalid)?;
-                    if let wasmparser::ElementKind::Active { offset_expr, .. } = &element.kind {
-                        patch.code(offset_expr.get_operators_reader(), |f| shape.wrapper(f))?;
-                    }
-                    match element.items {
-                        ElementItems::Functions(functions) => {
-                            for function in functions.into_iter_with_offsets() {
-                                let (at, function) = function.map_err(invalid)?;
-                                patch.number(at, shape.wrapper(function));
-                            }
-                        }
-                        ElementItems::Expressions(_, expressions) => {
-                            for expression in expressions {
-                                patch.code(expression.map_err(invalid)?.get_operators_reader(), |f| shape.wrapper(f))?;
-                            }
-                        }
-                    }
-                }
-                section(9, &patch.finish(range.end), &mut out);
+                section(9, &elements(reader, wasm, |f| shape.wrapper(f))?, &mut out);
             }
             Payload::CodeSectionStart { count, .. } => defined = count as usize,
             Payload::CodeSectionEntry(body) => {
@@ -288,8 +151,7 @@ pub(crate) fn with_probes(wasm: &[u8]) -> Result<Instrumented, ModuleError> {
             }
         }
     }
-    let params = (0..shape.types.len() as u32).map(|function| shape.params_of(function)).collect();
-    Ok(Instrumented { wasm: out, params })
+    Ok(Instrumented { wasm: out, wrappers: shape.wrapper(0) })
 }
 
 fn write_imports(count: usize, items: Vec<u8>, shape: &Shape, out: &mut Vec<u8>) {

@@ -6,6 +6,7 @@
 //! Not here: what a running script may use (`policy`).
 
 use crate::abi;
+use crate::meter;
 use crate::policy::{SyscallCategory, SyscallPolicy};
 use wasmparser::{ExternalKind, Operator, Parser, Payload, TypeRef, Validator, WasmFeatures};
 
@@ -16,8 +17,8 @@ pub struct ModuleLimits {
     pub module_bytes: usize,
     /// Functions, imported ones not counted.
     pub functions: u32,
-    /// Bytes of one function's body. Fuel is only looked at at loop heads and calls, so this also bounds how far past its
-    /// budget a script can run.
+    /// Bytes of one function's body. Fuel is only looked at where functions and rounds of loops begin and before bulk operations,
+    /// so this also bounds how far past its budget a script can run.
     pub function_bytes: usize,
     /// Blocks inside blocks.
     pub nesting: usize,
@@ -113,6 +114,12 @@ pub enum ModuleError {
         name: &'static str,
         /// Its signature.
         wanted: String,
+    },
+    /// An export with a name of the host's.
+    #[error("export {name}: names that begin with {} are the host's, for metering", meter::MODULE)]
+    ReservedExport {
+        /// Its name.
+        name: String,
     },
     /// Nothing to call.
     #[error("the module exports neither on_start nor on_tick")]
@@ -241,6 +248,9 @@ fn measure(wasm: &[u8], limits: &ModuleLimits) -> Result<ModuleInfo, ModuleError
                 too_many("exports", r.count().into(), limits.exports.into())?;
                 for export in r {
                     let export = export.map_err(invalid)?;
+                    if export.name.starts_with(meter::MODULE) {
+                        return Err(ModuleError::ReservedExport { name: printable(export.name) });
+                    }
                     match export.kind {
                         ExternalKind::Func => info.exports.push(printable(export.name)),
                         ExternalKind::Memory if export.name == "memory" => info.has_memory = true,

@@ -1,22 +1,24 @@
 //! A loaded module: native code in memory, linked, ready to make instances.
 //!
-//! Start with [`ScriptModule`] and [`Engines`]. One engine for each slot class, made when first needed; all share one epoch
+//! Start with [`ScriptModule`] and [`Engines`]. One engine for each slot class, made when first needed; all share one
 //! clock. Not here: instances (`instance`), artifacts (`artifact`).
 
 use crate::abi;
 use crate::artifact::{AotArtifact, ManifestVerificationError, TrustKey};
 use crate::data::ScriptData;
 use crate::limits::ModuleError;
+use crate::meter::fuel::Ticks;
+use crate::meter::{self, Costs};
 use crate::policy::{SyscallCategory, SyscallPolicy};
 use crate::profile::Recorder;
-use crate::sandbox::{EPOCH_MS, EngineProfile, PoolSize, SlotClass};
-use crate::{host, native, wasi};
+use crate::sandbox::{CLOCK_STEP_MS, EngineProfile, PoolSize, SlotClass};
+use crate::{host, native, symbols, wasi};
 use aether_types::{Blame, Digest};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
-use wasmtime::{Engine, EngineWeak, InstancePre, Linker, Module, ModuleExport};
+use wasmtime::{Engine, InstancePre, Linker, Module, ModuleExport};
 
 /// Why a module could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +100,7 @@ pub struct Engines {
     pool: PoolSize,
     engines: RwLock<HashMap<EngineProfile, (Engine, Arc<Linkers>)>>,
     /// `None`: nothing looks at CPU time.
-    clock: Option<EpochClock>,
+    clock: Option<Clock>,
 }
 
 impl Engines {
@@ -107,7 +109,7 @@ impl Engines {
         let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
         let bytes = rustix::process::getrlimit(rustix::process::Resource::As).current;
         room(pool, mappings, bytes)?;
-        Ok(Engines { pool, engines: RwLock::default(), clock: Some(EpochClock::default()) })
+        Ok(Engines { pool, engines: RwLock::default(), clock: Some(Clock::default()) })
     }
 
     /// The same without the clock of the CPU time backstop. Fuel still holds.
@@ -129,9 +131,6 @@ impl Engines {
         };
         let engine = profile.runner(instances).and_then(|config| Engine::new(&config)).map_err(engine_error)?;
         let linker = Arc::new(Linkers::new(&engine).map_err(engine_error)?);
-        if let Some(clock) = &self.clock {
-            clock.add(&engine);
-        }
         engines.insert(profile, (engine.clone(), Arc::clone(&linker)));
         Ok((engine, linker))
     }
@@ -141,7 +140,12 @@ impl Engines {
         let verified = artifact.verify(key)?;
         let (engine, linker) = self.get(artifact.profile())?;
         let module = native::load(&engine, &verified).map_err(engine_error)?;
-        ScriptModule::link(&engine, &linker, module, artifact.source_digest(), artifact.profile().class)
+        let mut module = ScriptModule::link(&engine, &linker, module, artifact.source_digest(), artifact.profile().class)?;
+        // Without a clock it stands still.
+        module.clock = self.clock.as_ref().map(Clock::ticks).unwrap_or_default();
+        module.source =
+            artifact.source().filter(|_| artifact.profile().traces).map(|source| (Arc::clone(source), Costs::Measured));
+        Ok(module)
     }
 }
 
@@ -175,39 +179,34 @@ impl Linkers {
     }
 }
 
-/// Raises the epoch of every engine each [`EPOCH_MS`], on a thread of its own: as a task it could be starved by the very
-/// scripts that it must stop.
+/// Counts up each [`CLOCK_STEP_MS`], on a thread of its own: as a task it could be starved by the very scripts that it must stop.
 #[derive(Default)]
-pub(crate) struct EpochClock {
-    engines: Arc<Mutex<Vec<EngineWeak>>>,
+pub(crate) struct Clock {
+    ticks: Ticks,
+    runs: OnceLock<()>,
     stop: Arc<AtomicBool>,
 }
 
-impl EpochClock {
-    pub(crate) fn add(&self, engine: &Engine) {
-        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
-        engines.push(engine.weak());
-        if engines.len() > 1 {
-            return;
-        }
-        let (all, stop) = (Arc::clone(&self.engines), Arc::clone(&self.stop));
-        let run = move || {
-            while !stop.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(EPOCH_MS));
-                for engine in all.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                    if let Some(engine) = engine.upgrade() {
-                        engine.increment_epoch();
-                    }
+impl Clock {
+    /// What it counts. Its thread begins when this is first asked for.
+    pub(crate) fn ticks(&self) -> Ticks {
+        self.runs.get_or_init(|| {
+            let (ticks, stop) = (Arc::clone(&self.ticks), Arc::clone(&self.stop));
+            let run = move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(CLOCK_STEP_MS));
+                    ticks.fetch_add(1, Ordering::Relaxed);
                 }
+            };
+            if let Err(error) = std::thread::Builder::new().name("script-clock".into()).spawn(run) {
+                tracing::error!(%error, "no clock for scripts: the CPU time backstop is off, fuel still holds");
             }
-        };
-        if let Err(error) = std::thread::Builder::new().name("epoch-clock".into()).spawn(run) {
-            tracing::error!(%error, "no epoch clock: the CPU time backstop is off, fuel still holds");
-        }
+        });
+        Arc::clone(&self.ticks)
     }
 }
 
-impl Drop for EpochClock {
+impl Drop for Clock {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -225,6 +224,8 @@ pub(crate) struct ExportIndex {
     pub restore_state: Option<ModuleExport>,
     pub alloc: Option<ModuleExport>,
     pub memory: Option<ModuleExport>,
+    pub counter: Option<ModuleExport>,
+    pub start: Option<ModuleExport>,
 }
 
 /// A loaded module.
@@ -238,6 +239,10 @@ pub struct ScriptModule {
     class: SlotClass,
     /// See [`crate::client_runtime::ClientRuntimeConfig::host_costs`].
     pub(crate) counts_calls: bool,
+    /// Counts up while time goes by; see [`meter::fuel`].
+    pub(crate) clock: Ticks,
+    /// What it was compiled from and what that costs, if its calls that end badly say where they were.
+    pub(crate) source: Option<(Arc<[u8]>, Costs)>,
     /// WASI imports, none for a script that was written for Aether.
     pub(crate) syscalls: Vec<String>,
 }
@@ -265,7 +270,7 @@ impl ScriptModule {
         let index = |name| module.get_export_index(name);
         let exports = ExportIndex {
             on_start: index("on_start"),
-            on_tick: index("on_tick"),
+            on_tick: index(meter::ON_TICK),
             on_message: index("on_message"),
             on_event: index("on_event"),
             on_stop: index("on_stop"),
@@ -273,6 +278,8 @@ impl ScriptModule {
             restore_state: index("restore_state"),
             alloc: index("aether_alloc"),
             memory: index("memory"),
+            counter: index(meter::COUNTER),
+            start: index(meter::START),
         };
         let pre = linkers.sync.instantiate_pre(&module).map_err(engine_error)?;
         let fibre_pre = linkers.fibre.instantiate_pre(&module).map_err(engine_error)?;
@@ -285,8 +292,17 @@ impl ScriptModule {
             source_digest,
             class,
             counts_calls: false,
+            clock: Ticks::default(),
+            source: None,
             syscalls,
         })
+    }
+
+    /// A function and a place in it, of the module that runs, in the author's one, and the function's name. `None`: it is none of his.
+    pub(crate) fn source_place(&self, function: u32, offset: Option<u32>) -> Option<(u32, Option<u32>, Option<String>)> {
+        let (source, costs) = self.source.as_ref()?;
+        let (function, offset) = meter::source_place(source, *costs, function, offset)?;
+        Some((function, offset, symbols::function_name(source, function)))
     }
 
     /// SHA-256 of the wasm.

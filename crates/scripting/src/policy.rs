@@ -24,7 +24,7 @@ pub struct ServerResourcePolicy {
     /// Largest linear memory, MiB. Growth past it fails inside the script.
     pub memory_cap_mb: u64,
     /// CPU time of one call or one slice: a backstop for time that fuel does not see. Measured on the thread's CPU clock, so a
-    /// busy machine stops nobody innocent; found out at the next millisecond or the one after.
+    /// busy machine stops nobody innocent; looked at each 100,000 fuel, a few milliseconds of the dearest code.
     pub cpu_time_limit: Duration,
     /// System calls that the script may import.
     pub syscall_policy: SyscallPolicy,

@@ -1,15 +1,17 @@
 //! Where a script's fuel goes: exact, by function and by who called it.
 //!
-//! Not sampled: a [`Recorder`] is told when each function begins and ends (`instrument`), reads the fuel that is left, and takes off what
-//! the telling itself has used. So a profile repeats to the unit, and its sum is what the script uses without it. Start with
+//! Not sampled: a [`Recorder`] is told when each function begins and ends (`instrument`), and reads the fuel that is
+//! left; the telling itself costs nothing. So a profile repeats to the unit, and its sum is what the script uses without it. Start with
 //! [`Recorder`], then [`Profile`]. Not here: drawing it.
 
 use crate::data::ScriptData;
-use crate::instrument::{BEFORE_ENTER, BEFORE_EXIT, PROBE_MODULE, before_function};
+use crate::host::Guest;
+use crate::instrument::PROBE_MODULE;
+use crate::meter::fuel;
 use crate::symbols::Symbols;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use wasmtime::{AsContext, Caller, Linker};
+use wasmtime::Linker;
 
 /// Different stacks kept. Recursion deeper than that is counted where it was last known.
 const NODES_MAX: usize = 100_000;
@@ -29,12 +31,10 @@ struct State {
     nodes: Vec<Node>,
     by_parent: HashMap<(usize, u32), usize>,
     stack: Vec<usize>,
-    params: Vec<u32>,
-    /// Fuel that the probes have used in the call that runs, and what was recorded of it.
-    probes: u64,
+    /// What was recorded of the call that runs.
     recorded: u64,
-    /// Fuel that was left when somebody began or ended last, without that of the probes.
-    last: i128,
+    /// Fuel that was left when somebody began or ended last.
+    last: u64,
 }
 
 /// No parent: called by the host.
@@ -42,9 +42,8 @@ const ROOT: usize = usize::MAX;
 
 impl State {
     fn charge(&mut self, left: u64) {
-        let left = i128::from(left) + i128::from(self.probes);
         if let Some(node) = self.stack.last().and_then(|at| self.nodes.get_mut(*at)) {
-            let used = u64::try_from(self.last - left).unwrap_or(0);
+            let used = self.last.saturating_sub(left);
             node.fuel += used;
             self.recorded += used;
         }
@@ -52,7 +51,6 @@ impl State {
     }
 
     fn enter(&mut self, function: u32, left: u64) {
-        self.probes += BEFORE_ENTER;
         self.charge(left);
         let parent = self.stack.last().copied().unwrap_or(ROOT);
         let node = match self.by_parent.get(&(parent, function)) {
@@ -68,11 +66,9 @@ impl State {
             node.calls += 1;
         }
         self.stack.push(node);
-        self.probes += before_function(self.params.get(function as usize).copied().unwrap_or(0));
     }
 
     fn exit(&mut self, left: u64) {
-        self.probes += BEFORE_EXIT;
         self.charge(left);
         self.stack.pop();
     }
@@ -83,40 +79,24 @@ impl State {
 pub struct Recorder(Arc<Mutex<State>>);
 
 impl Recorder {
-    pub(crate) fn new(params: Vec<u32>) -> Recorder {
-        Recorder(Arc::new(Mutex::new(State { params, ..State::default() })))
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn link(&self, linker: &mut Linker<ScriptData>) -> wasmtime::Result<()> {
-        // Host work that was not taken off the fuel yet is used all the same.
-        let left = |caller: &Caller<'_, ScriptData>| -> wasmtime::Result<u64> {
-            Ok(caller.as_context().get_fuel()?.saturating_sub(caller.data().own.charged))
-        };
         let (enter, exit) = (self.clone(), self.clone());
-        linker.func_wrap(
-            PROBE_MODULE,
-            "enter",
-            move |caller: Caller<'_, ScriptData>, function: i32| -> wasmtime::Result<()> {
-                enter.state().enter(function as u32, left(&caller)?);
-                Ok(())
-            },
-        )?;
-        linker.func_wrap(PROBE_MODULE, "exit", move |caller: Caller<'_, ScriptData>| -> wasmtime::Result<()> {
-            exit.state().exit(left(&caller)?);
-            Ok(())
+        linker.func_wrap(PROBE_MODULE, "enter", move |mut guest: Guest<'_>, function: i32| {
+            enter.state().enter(function as u32, fuel::left(&mut guest));
         })?;
+        linker.func_wrap(PROBE_MODULE, "exit", move |mut guest: Guest<'_>| exit.state().exit(fuel::left(&mut guest)))?;
         Ok(())
     }
 
-    /// A call is over that used so much, probes and all. Gives what the script itself used. If it was stopped, what it used since a
-    /// function last began or ended is the innermost one's.
+    /// A call is over that used so much: what of it was recorded. If it was stopped, what it used since a function last began or ended
+    /// is the innermost one's.
     pub fn end_call(&self, fuel: u64) -> u64 {
         let mut state = self.state();
-        let rest = fuel.saturating_sub(state.recorded + state.probes);
+        let rest = fuel.saturating_sub(state.recorded);
         if let Some(at) = state.stack.last().copied() {
             state.recorded += rest;
             if let Some(node) = state.nodes.get_mut(at) {
@@ -124,7 +104,6 @@ impl Recorder {
             }
         }
         state.stack.clear();
-        state.probes = 0;
         std::mem::take(&mut state.recorded)
     }
 

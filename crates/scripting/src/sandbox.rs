@@ -8,14 +8,12 @@ use crate::trace::FRAMES_MAX;
 use aether_types::Digest;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
-use wasmtime::{
-    Config, InstanceAllocationStrategy, ModuleVersionStrategy, OperatorCost, OptLevel, PoolingAllocationConfig, WasmFeatures,
-};
+use wasmtime::{Config, InstanceAllocationStrategy, ModuleVersionStrategy, OptLevel, PoolingAllocationConfig, WasmFeatures};
 
 /// The exact engine. Other patches of the same version may generate other code, so this is part of every fingerprint.
 pub const ENGINE_VERSION: &str = "48.0.8";
-/// One step of the epoch clock, the CPU time backstop.
-pub const EPOCH_MS: u64 = 1;
+/// One step of the clock of the CPU time backstop.
+pub const CLOCK_STEP_MS: u64 = 1;
 /// Fuel that a script on a fibre gets at a time: the grain of slices. A yield costs about 0.1 µs, this much fuel 2 to 3 µs.
 pub const FIBRE_QUANTUM: u64 = 50_000;
 
@@ -118,17 +116,18 @@ pub struct EngineProfile {
 impl EngineProfile {
     /// Names engine, ABI and every setting that generated code depends on.
     pub fn fingerprint(self, target: AotTarget) -> Digest {
-        // `4`: raise it when `config` below changes.
-        Digest::of(format!("wasmtime {ENGINE_VERSION}, abi {}, config 4, {target}, {self:?}", abi::ABI_VERSION).as_bytes())
+        // `5`: raise it when `config` below or the counter (`meter`) changes.
+        Digest::of(format!("wasmtime {ENGINE_VERSION}, abi {}, config 5, {target}, {self:?}", abi::ABI_VERSION).as_bytes())
     }
 
     /// The settings that all uses share.
     fn config(self, target: AotTarget) -> wasmtime::Result<Config> {
         let mut config = Config::new();
         config
-            .consume_fuel(true)
-            .operator_cost(operator_costs())
-            .epoch_interruption(true)
+            // Metered by a counter of our own (`meter`), which says what branches are not likely.
+            .consume_fuel(false)
+            .epoch_interruption(false)
+            .wasm_branch_hinting(true)
             .cranelift_opt_level(OptLevel::Speed)
             .cranelift_nan_canonicalization(self.canonical_nans)
             .wasm_simd(true)
@@ -185,54 +184,12 @@ impl EngineProfile {
     }
 
     /// For compiling and running at once, on a player's device or an author's machine. Traps say where.
-    pub(crate) fn client(server_costs: bool) -> wasmtime::Result<Config> {
+    pub(crate) fn client() -> wasmtime::Result<Config> {
         let profile = EngineProfile { class: SlotClass::Large, canonical_nans: false, traces: true };
         let mut config = profile.config(AotTarget::host())?;
         config.memory_reservation(4 << 30);
-        if !server_costs {
-            // One fuel is one instruction here: `AETHER_SCRIPT_MAX_OPS` counts instructions.
-            config.operator_cost(OperatorCost::new());
-        }
         Ok(config)
     }
-}
-
-/// What dear instructions cost, so that a unit of fuel buys about the same time in any mix of them. Measured: see
-/// `bench/README.md`. Bulk operations pay for each byte or element on top.
-fn operator_costs() -> OperatorCost {
-    let mut cost = OperatorCost::new();
-    for dear in [&mut cost.F32Sqrt, &mut cost.F64Sqrt] {
-        *dear = 60;
-    }
-    for dear in [
-        &mut cost.F32Div,
-        &mut cost.F64Div,
-        &mut cost.I32DivS,
-        &mut cost.I32DivU,
-        &mut cost.I32RemS,
-        &mut cost.I32RemU,
-        &mut cost.I64DivS,
-        &mut cost.I64DivU,
-        &mut cost.I64RemS,
-        &mut cost.I64RemU,
-    ] {
-        *dear = 20;
-    }
-    for dear in [
-        &mut cost.MemoryFill,
-        &mut cost.MemoryCopy,
-        &mut cost.MemoryInit,
-        &mut cost.MemoryGrow,
-        &mut cost.TableFill,
-        &mut cost.TableCopy,
-        &mut cost.TableInit,
-        &mut cost.TableGrow,
-    ] {
-        *dear = 255;
-    }
-    cost.CallIndirect = 10;
-    cost.variable.memory_grow_per_page = 255;
-    cost
 }
 
 #[cfg(test)]

@@ -45,6 +45,18 @@ impl fmt::Display for NamedFrame {
     }
 }
 
+/// A function's name as the name section has it.
+pub(crate) fn function_name(wasm: &[u8], function: u32) -> Option<String> {
+    Parser::new(0).parse_all(wasm).map_while(Result::ok).find_map(|payload| {
+        let Payload::CustomSection(section) = payload else { return None };
+        let KnownCustom::Name(names) = section.as_known() else { return None };
+        names.into_iter().map_while(Result::ok).find_map(|name| {
+            let Name::Function(map) = name else { return None };
+            map.into_iter().map_while(Result::ok).find(|n| n.index == function).map(|n| n.name.to_owned())
+        })
+    })
+}
+
 /// The name that the author wrote.
 pub(crate) fn demangled(name: &str) -> String {
     match rustc_demangle::try_demangle(name) {

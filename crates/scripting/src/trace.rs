@@ -3,6 +3,7 @@
 //! Collected only by engines that keep address maps (those of authors: [`crate::sandbox::EngineProfile::traces`] and the client
 //! runtime); elsewhere there is none, and nothing is paid for it. Not here: names and source lines (`symbols`).
 
+use crate::module::ScriptModule;
 use std::fmt;
 use wasmtime::WasmBacktrace;
 
@@ -28,17 +29,17 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// What an error of the engine brings with it.
-    pub(crate) fn of(error: &wasmtime::Error) -> Option<Box<Trace>> {
+    /// What an error of the engine brings with it, in places of the author's module.
+    pub(crate) fn of(error: &wasmtime::Error, module: &ScriptModule) -> Option<Box<Trace>> {
         let backtrace = error.downcast_ref::<WasmBacktrace>()?;
         let frames: Vec<_> = backtrace
             .frames()
             .iter()
             .take(FRAMES_MAX)
-            .map(|frame| TraceFrame {
-                function: frame.func_index(),
-                offset: frame.func_offset().and_then(|offset| u32::try_from(offset).ok()),
-                name: frame.func_name().map(str::to_owned),
+            .filter_map(|frame| {
+                let offset = frame.func_offset().and_then(|offset| u32::try_from(offset).ok());
+                let (function, offset, name) = module.source_place(frame.func_index(), offset)?;
+                Some(TraceFrame { function, offset, name })
             })
             .collect();
         (!frames.is_empty()).then(|| Box::new(Trace { frames }))

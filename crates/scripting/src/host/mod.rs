@@ -18,10 +18,10 @@ pub(crate) use script::log;
 
 use crate::abi::{HostGroup, cost};
 use crate::api::{ApiError, ApiResult, EntityId, Vec3};
-use crate::data::{HostYield, Own, ScriptData, WorldContext, WorldSlot};
+use crate::data::{Own, ScriptData, WorldContext, WorldSlot};
 use crate::limited::Limited;
-use std::task::Poll;
-use wasmtime::{Caller, Linker, Result, Trap};
+use crate::meter::fuel;
+use wasmtime::{Caller, Linker, Result};
 
 pub(crate) type Guest<'a> = Caller<'a, ScriptData>;
 
@@ -56,7 +56,8 @@ pub(crate) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
     audio::link(linker, fibre)?;
     network::link(linker, fibre)?;
     storage::link(linker, fibre)?;
-    script::link(linker, fibre)
+    script::link(linker, fibre)?;
+    fuel::link(linker, fibre)
 }
 
 /// Count the call and charge for it.
@@ -68,33 +69,11 @@ pub(crate) fn enter(guest: &mut Guest<'_>, group: HostGroup, fuel: u64) -> Resul
 
 /// Charge fuel for work that the host does.
 #[inline]
-pub(crate) fn charge(guest: &mut Guest<'_>, fuel: u64) -> Result<()> {
-    // Reading and setting fuel takes longer than most host calls: small charges are put together.
+pub(crate) fn charge(guest: &mut Guest<'_>, cost: u64) -> Result<()> {
+    // Small charges are put together.
     let own = &mut guest.data_mut().own;
-    own.charged += if own.counts_calls { 1 } else { fuel };
-    if own.charged < CHARGE_AT_ONCE { Ok(()) } else { spend(guest) }
-}
-
-/// Take what was charged off the script's fuel. On a fibre that would restart the slice: it is counted beside, and settled by
-/// [`settle`].
-fn spend(guest: &mut Guest<'_>) -> Result<()> {
-    let data = guest.data_mut();
-    let charged = std::mem::take(&mut data.own.charged);
-    if let Some(fibre) = &mut data.own.fibre {
-        fibre.since_yield += charged;
-        fibre.in_call += charged;
-        if let WorldSlot::Shared(meeting) = &data.world {
-            meeting.exchange.borrow_mut().charged = fibre.in_call;
-        }
-        return Ok(());
-    }
-    match guest.get_fuel()?.checked_sub(charged) {
-        Some(rest) => guest.set_fuel(rest),
-        None => {
-            guest.set_fuel(0)?;
-            Err(Trap::OutOfFuel.into())
-        }
-    }
+    own.charged += if own.counts_calls { 1 } else { cost };
+    if own.charged < CHARGE_AT_ONCE { Ok(()) } else { fuel::spend(guest) }
 }
 
 /// A script may be this much past its fuel, besides one host call.
@@ -102,22 +81,11 @@ const CHARGE_AT_ONCE: u64 = 1_000;
 
 /// On a fibre: end the call if its whole fuel is spent, yield if host work has used up the slice.
 pub(crate) async fn settle(guest: &mut Guest<'_>) -> Result<()> {
-    spend(guest)?;
-    let left = guest.get_fuel()?;
-    let data = guest.data_mut();
-    let Some(fibre) = &mut data.own.fibre else { return Ok(()) };
-    if fibre.in_call > left {
-        return Err(Trap::OutOfFuel.into());
+    fuel::spend(guest)?;
+    let own = &guest.data().own;
+    if own.fuel.quantum().is_some_and(|quantum| own.since_yield >= quantum as u64) {
+        fuel::wait(guest).await;
     }
-    if fibre.since_yield < fibre.quantum {
-        return Ok(());
-    }
-    fibre.since_yield = 0;
-    if let WorldSlot::Shared(meeting) = &data.world {
-        meeting.exchange.borrow_mut().yielded = Some(HostYield { fuel_left: left });
-    }
-    let mut yielded = false;
-    std::future::poll_fn(|_| if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending }).await;
     Ok(())
 }
 

@@ -32,11 +32,11 @@ pub(super) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
     })?;
     linker.func_wrap(MODULE, "fuel_left", |mut guest: Guest<'_>| -> Result<i64> {
         enter(&mut guest, GROUP, 0)?;
-        Ok(fuel_left(&guest)? as i64)
+        Ok(fuel::left(&mut guest) as i64)
     })?;
     linker.func_wrap(MODULE, "allowances_left", |mut guest: Guest<'_>, out: i32| -> Result<i32> {
         enter(&mut guest, GROUP, cost::ENTITY)?;
-        let fuel = fuel_left(&guest)?;
+        let fuel = fuel::left(&mut guest);
         let memory_left = guest.data().meter.left();
         Ok(done(with_world(&mut guest, |memory, world, own| {
             let out: &mut [u8] = memory.slice_mut(out, 40)?;
@@ -54,12 +54,6 @@ pub(super) fn link(linker: &mut Linker<ScriptData>, fibre: bool) -> Result<()> {
         Ok(guest.data().own.version.0 as i32)
     })?;
     Ok(())
-}
-
-fn fuel_left(guest: &Guest<'_>) -> Result<u64> {
-    let own = &guest.data().own;
-    let charged = own.charged + own.fibre.as_ref().map_or(0, |fibre| fibre.in_call);
-    Ok(guest.get_fuel()?.saturating_sub(charged))
 }
 
 /// Write a line to the world's log, if the allowances hold it.
