@@ -7,7 +7,6 @@ use crate::abi::limit;
 use crate::data::ScriptData;
 use crate::metering::{Budget, MeteringOutcome, TrapKind};
 use crate::module::ScriptModule;
-use crate::trace::Trace;
 use aether_types::Version;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -83,23 +82,13 @@ pub enum Reply {
     Tested(i32),
 }
 
-/// How a call ended, on the fibre's side.
-pub(crate) struct Ended {
-    pub outcome: MeteringOutcome,
-    /// Where it was, if it ended badly and its engine knows.
-    pub trace: Option<Box<Trace>>,
-    pub fuel: u64,
-    pub reply: Reply,
-    /// The call, if it ended badly.
-    pub failed: Option<Call>,
-}
-
 /// From, call, address, lengths of method and payload.
 type MessageParams = (i64, i64, i32, i32, i32);
 /// Kind, a, b, address, lengths of topic and payload.
 type EventParams = (i32, i64, i64, i32, i32, i32);
 
 /// The exports that are called often, looked up once.
+#[repr(C)]
 pub(crate) struct Exports {
     pub on_tick: Option<TypedFunc<f32, ()>>,
     on_message: Option<TypedFunc<MessageParams, ()>>,
