@@ -127,7 +127,7 @@ impl World {
 
     /// Give a script other code, and get back what it had: what runs goes on, what is built next is the new one.
     pub(crate) fn replace_code(&mut self, key: ScriptKey, code: Code, next: Next) -> Option<(Code, Next)> {
-        let Some(slot) = self.slots.get_mut(key.0 as usize).and_then(Option::as_deref_mut) else { return None };
+        let slot = self.slots.get_mut(key.0 as usize).and_then(Option::as_deref_mut)?;
         let old = (slot.parts.replace(code), std::mem::replace(&mut slot.next, next));
         slot.life += 1;
         let grants = &slot.parts.manifest.grants;

@@ -446,8 +446,7 @@ impl World {
         // Not past three quarters of the tick's own budget either.
         let end = (now + SWAPS_NS).min(start + self.config.scheduler.budget_ns / 4 * 3);
         let mut swapped = 0;
-        loop {
-            let Some(pace) = self.reload.as_ref().map(|reload| reload.pace) else { break };
+        while let Some(pace) = self.reload.as_ref().map(|reload| reload.pace) {
             let few = pace.few(end.saturating_sub(now), swapped);
             if few == 0 {
                 break;
