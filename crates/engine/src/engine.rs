@@ -190,9 +190,10 @@ impl Host for Engine {
         self.callers.pop()
     }
 
-    fn add_script(&mut self, caller: Caller, entity: Option<(&str, Vec3)>) -> ApiResult<()> {
+    fn add_script(&mut self, mut caller: Caller, entity: Option<(&str, Vec3)>) -> ApiResult<()> {
         let instance = caller.instance;
-        let kinds = self.kind_set(&caller.entity_kinds);
+        // Kept as numbers only.
+        let kinds = self.kind_set(&std::mem::take(&mut caller.entity_kinds));
         let (mut returned, mut self_entity) = (Vec::new(), None);
         let mut member = Member { info: caller, inbox: VecDeque::new(), topics: Vec::new() };
         if let Some(at) = self.returning.iter().position(|saved| saved.instance == instance) {
@@ -216,7 +217,6 @@ impl Host for Engine {
         let kinds = self.kind_set(entity_kinds);
         self.callers.set_kinds(instance, kinds);
         if let Some(member) = self.callers.get_mut(instance) {
-            member.info.entity_kinds = entity_kinds.to_vec();
             member.info.storage_namespace = storage_namespace;
         }
     }

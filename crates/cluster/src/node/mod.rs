@@ -167,6 +167,8 @@ pub(crate) struct Services {
     pub counting: Counting,
     /// Instances built at a time.
     pub builders: Arc<Semaphore>,
+    /// Worlds at a time between being read and ticking.
+    pub starts: Arc<Semaphore>,
     /// Worlds read or saved at a time.
     blocking: Arc<Semaphore>,
 }
@@ -340,6 +342,7 @@ impl Node {
             counting: Counting::default(),
             outputs: config.node.outputs.as_ref().map(|path| OutputLog::open(&base.join(path))).transpose()?,
             builders: Arc::new(Semaphore::new(cores)),
+            starts: Arc::new(Semaphore::new(2 * cores)),
             blocking: Arc::new(Semaphore::new(2 * cores)),
         });
         let supervisor = control
