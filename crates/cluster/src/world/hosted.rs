@@ -23,7 +23,7 @@ use aether_scripting::instance::thread_cpu_ns;
 use aether_scripting::output::{InboundCall, OutboundCall, StorageWrite, WorldOutput};
 use aether_store::{Batch, Claim, KvWrite, Messages, StoreError, StoredMessage};
 use aether_types::WorldId;
-use aether_world_runtime::{End, ReloadPhase, World};
+use aether_world_runtime::{End, Ordered, ReloadPhase, World};
 use hdrhistogram::Histogram;
 use ractor::ActorRef;
 use std::collections::VecDeque;
@@ -290,14 +290,14 @@ impl HostedWorld {
             }
             Control::Suspend { script, reply } => {
                 let suspended = self.world.suspend(&script);
-                if suspended {
+                if suspended == Ordered::Done {
                     self.record(FlightKind::Suspension, Some(&script), "suspended by an operator");
                 }
                 answer(reply, suspended);
             }
             Control::Resume { script, reply } => {
                 let resumed = self.world.resume(&script);
-                if resumed {
+                if resumed == Ordered::Done {
                     self.record(FlightKind::Suspension, Some(&script), "resumed by an operator");
                 }
                 answer(reply, resumed);
