@@ -8,7 +8,7 @@ use crate::output_api::Sounds;
 use crate::physics::Physics;
 use crate::prefab::PrefabSet;
 use crate::storage_api::Storage;
-use aether_scripting::output::{ClientCommand, InboundCall, OutboundCall, WorldOutput};
+use aether_scripting::output::{ClientCommand, InboundCall, OutboundCall, Standing, WorldOutput};
 use aether_scripting::{
     ApiError, ApiResult, Call, Caller, EntityId, EntityState, EntityView, Event, Host, HostStats, InstanceId, PlayerId, Vec3,
 };
@@ -59,6 +59,7 @@ pub struct Engine {
     pub(crate) open_calls: OpenCalls,
     pub(crate) storage: Storage,
     pub(crate) sounds: Sounds,
+    pub(crate) standing: Standing,
     pub(crate) commands: Vec<ClientCommand>,
     pub(crate) outbound: Vec<OutboundCall>,
     /// Worlds that do not take what was sent to them: nothing more is called there.
@@ -99,6 +100,7 @@ impl Engine {
             component_bytes: 0,
             examined: 0,
             sounds: Sounds::default(),
+            standing: Standing::default(),
             commands: Vec::new(),
             outbound: Vec::new(),
             blocked: HashSet::new(),
@@ -140,6 +142,7 @@ impl Engine {
     /// Queue a command for clients. The world's rates bound them long before this does.
     pub(crate) fn command(&mut self, command: ClientCommand) {
         if self.commands.len() < self.config.commands_max {
+            self.standing.apply(&command);
             self.commands.push(command);
         } else {
             self.callers.dropped += 1;
@@ -323,6 +326,10 @@ impl Host for Engine {
             // The lower half of a slot map's key is the slot.
             visit(EntityState { id, slot: id.0 as u32, kind: entity.kind, position: entity.position, yaw: entity.yaw });
         }
+    }
+
+    fn standing(&self) -> Option<&Standing> {
+        Some(&self.standing)
     }
 
     fn kind_name(&self, kind: u16) -> &str {

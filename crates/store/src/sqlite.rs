@@ -157,12 +157,11 @@ pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
 /// The tables, and what files of older builds lack.
 pub(crate) fn prepare_tables(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(include_str!("schema.sql"))?;
-    let named: bool =
-        connection.query_row("SELECT EXISTS (SELECT 1 FROM pragma_table_info('world_ckpt') WHERE name = 'name')", [], |row| {
-            row.get(0)
-        })?;
-    if !named {
-        connection.execute_batch("ALTER TABLE world_ckpt ADD COLUMN name TEXT")?;
+    for (column, of_type) in [("name", "TEXT"), ("made_ms", "BIGINT")] {
+        let known = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('world_ckpt') WHERE name = ?1)";
+        if !connection.query_row(known, [column], |row| row.get::<_, bool>(0))? {
+            connection.execute_batch(&format!("ALTER TABLE world_ckpt ADD COLUMN {column} {of_type}"))?;
+        }
     }
     Ok(())
 }
@@ -279,10 +278,13 @@ impl Store for SqliteStore {
 
     fn list_checkpoints(&self, world: &WorldId) -> Result<Vec<CheckpointEntry>, StoreError> {
         self.read(|connection| {
-            let mut query =
-                connection.prepare("SELECT seq, name, length(data) FROM world_ckpt WHERE world_id = ?1 ORDER BY seq DESC")?;
-            let rows = query.query_map([world.as_str()], |row| Ok((number(row, 0)?, row.get(1)?, number(row, 2)?)))?;
-            rows.collect()
+            let list = "SELECT seq, name, length(data), made_ms FROM world_ckpt WHERE world_id = ?1 ORDER BY seq DESC";
+            let mut query = connection.prepare(list)?;
+            let entry = |row: &Row<'_>| {
+                let made_ms = row.get::<_, Option<i64>>(3)?.and_then(|made| u64::try_from(made).ok());
+                Ok(CheckpointEntry { seq: number(row, 0)?, name: row.get(1)?, bytes: number(row, 2)?, made_ms })
+            };
+            query.query_map([world.as_str()], entry)?.collect()
         })
     }
 
@@ -465,6 +467,8 @@ mod tests {
         let kept = store.load_checkpoints(&world("town")).unwrap();
         let kept: Vec<_> = kept.iter().map(|checkpoint| (checkpoint.seq, checkpoint.name.as_deref())).collect();
         assert_eq!(kept, [(2, Some("first")), (1, None)]);
+        let made: Vec<_> = store.list_checkpoints(&world("town")).unwrap().iter().map(|entry| entry.made_ms.is_some()).collect();
+        assert_eq!(made, [true, false]);
         assert_eq!(store.load_messages(&world("town")).unwrap().outbox, [sent]);
     }
 

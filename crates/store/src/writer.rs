@@ -241,7 +241,10 @@ fn apply(transaction: &Transaction<'_>, batch: &Batch, checkpoints_kept: u32) ->
     apply_messages(transaction, world, &batch.messages)?;
     if let Some(data) = &batch.checkpoint {
         transaction
-            .prepare_cached("INSERT INTO world_ckpt (world_id, seq, name, data) VALUES (?1, ?2, ?3, ?4)")?
+            .prepare_cached(
+                "INSERT INTO world_ckpt (world_id, seq, name, data, made_ms) \
+                 VALUES (?1, ?2, ?3, ?4, CAST(unixepoch('subsec') * 1000 AS INTEGER))",
+            )?
             .execute(params![world, seq, batch.checkpoint_name, data])?;
         transaction.prepare_cached("UPDATE world SET ckpt_seq = ?2 WHERE world_id = ?1")?.execute(params![world, seq])?;
         // Those with a name and those without are counted apart.

@@ -5,7 +5,7 @@
 
 use crate::scheduler::{ScriptKey, ScriptTraits};
 use crate::script::{
-    AddError, Bounded, BuildOrder, Code, Hot, Next, ScriptCheckpoint, ScriptEnd, ScriptParts, ScriptState, ScriptStatus,
+    AddError, Bounded, BuildOrder, Code, Hot, Next, Ordered, ScriptCheckpoint, ScriptEnd, ScriptParts, ScriptState, ScriptStatus,
     SetAside, Slot, call_bounded,
 };
 use crate::supervision::{Decision, End, Restarts, Strategy};
@@ -313,26 +313,33 @@ impl World {
         }
     }
 
-    /// An operator takes a script out of the order; its state is saved. `false`: there is no such script that runs.
-    pub fn suspend(&mut self, name: &str) -> bool {
-        let running = |key: &ScriptKey| self.hot[key.0 as usize].instance.is_some();
-        let key = self.find(name).filter(running);
-        if let Some(key) = key {
+    /// An operator takes a script out of the order; its state is saved.
+    pub fn suspend(&mut self, name: &str) -> Ordered {
+        let Some((key, slot)) = self.find(name).and_then(|key| Some((key, self.slot(key)?))) else { return Ordered::Unknown };
+        if self.hot[key.0 as usize].instance.is_some() {
             self.suspend_now(key);
+            return Ordered::Done;
         }
-        key.is_some()
+        match &slot.state {
+            ScriptState::Suspended => Ordered::Already,
+            // One without an instance is on its way to one, whatever it is called.
+            ScriptState::Running | ScriptState::Paused | ScriptState::Restarting | ScriptState::Draining => {
+                Ordered::Not(ScriptState::Restarting)
+            }
+            state @ (ScriptState::Parked { .. } | ScriptState::Finished { .. }) => Ordered::Not(state.clone()),
+        }
     }
 
-    /// An operator puts a suspended, parked or finished script back. `false`: there is no such script.
-    pub fn resume(&mut self, name: &str) -> bool {
-        let resting = |state: &ScriptState| {
-            matches!(state, ScriptState::Suspended | ScriptState::Parked { .. } | ScriptState::Finished { .. })
-        };
-        let key = self.find(name).filter(|key| self.slot(*key).is_some_and(|slot| resting(&slot.state)));
-        if let Some(key) = key {
-            self.resume_now(key);
+    /// An operator puts a suspended, parked or finished script back.
+    pub fn resume(&mut self, name: &str) -> Ordered {
+        let Some((key, slot)) = self.find(name).and_then(|key| Some((key, self.slot(key)?))) else { return Ordered::Unknown };
+        match &slot.state {
+            ScriptState::Suspended | ScriptState::Parked { .. } | ScriptState::Finished { .. } => {
+                self.resume_now(key);
+                Ordered::Done
+            }
+            ScriptState::Running | ScriptState::Paused | ScriptState::Restarting | ScriptState::Draining => Ordered::Already,
         }
-        key.is_some()
     }
 
     pub(crate) fn suspend_now(&mut self, key: ScriptKey) {

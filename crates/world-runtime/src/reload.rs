@@ -17,11 +17,11 @@ use crate::world::{CpuClock, World};
 use aether_scripting::instance::InstanceError;
 use aether_scripting::manifest::ScriptManifest;
 use aether_scripting::{
-    ActionLimiter, ActionRates, Call, Caller, Host, InstanceSpec, MeteringOutcome, Reply, ScriptInstance, ScriptModule,
+    ActionLimiter, ActionRates, Call, Caller, Host, InstanceSpec, LogLine, MeteringOutcome, Reply, ScriptInstance, ScriptModule,
     WorldContext, WorldMemory,
 };
 use aether_types::{InstanceId, ScriptId, Version};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -188,6 +188,35 @@ impl ReloadOrder {
     }
 }
 
+/// Why a version is not used.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The reason.
+    pub reason: String,
+    /// What the version logged when it was tried out, the newest last. Empty if that was not where it failed.
+    pub log: Vec<String>,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Refusal {
+        Refusal { reason, log: Vec::new() }
+    }
+}
+
+/// Lines of a rehearsal that are told, the newest: a panic's words are the last.
+const LOG_LINES: usize = 20;
+/// Bytes of one of them.
+const LOG_LINE: usize = 500;
+
+/// The last lines of a log, as they are read.
+fn last_lines(log: &[LogLine]) -> Vec<String> {
+    let line = |line: &LogLine| {
+        let level = ["error", "warn", "info", "debug"].get(usize::from(line.level)).unwrap_or(&"info");
+        format!("{level}: {}", &line.text[..line.text.floor_char_boundary(LOG_LINE)])
+    };
+    log[log.len().saturating_sub(LOG_LINES)..].iter().map(line).collect()
+}
+
 /// Trying a new version out, on a copy.
 pub struct Rehearsal {
     order: BuildOrder,
@@ -201,7 +230,7 @@ pub struct Rehearsal {
 
 impl Rehearsal {
     /// Build an instance, give it the old state, tick it once. `Err`: why the version must not be used.
-    pub fn run(mut self) -> Result<(), String> {
+    pub fn run(mut self) -> Result<(), Refusal> {
         let id = self.caller.instance;
         self.host.add_script(self.caller, None).map_err(|error| format!("the engine refused it: {error}"))?;
         // Its memory is not the world's: the old version's place will be free when it counts.
@@ -210,13 +239,16 @@ impl Rehearsal {
         let mut context = WorldContext::new(self.host, ActionLimiter::new(&ActionRates::world()));
         (context.now_ns, context.tick) = self.clock;
         let mut context = Some(context);
-        carry_over(&mut instance, id, &mut context, self.state.as_ref(), self.fuel)?;
-        match call_bounded(Some(&mut instance), id, &mut context, Call::Tick(self.dt), self.fuel) {
-            Bounded::Failed(outcome) if outcome.is_end() => {
-                Err(with_trace(format!("its first on_tick: {outcome}"), &mut instance))
-            }
-            _ => Ok(()),
+        let mut rehearsed = carry_over(&mut instance, id, &mut context, self.state.as_ref(), self.fuel);
+        if rehearsed.is_ok()
+            && let Bounded::Failed(outcome) = call_bounded(Some(&mut instance), id, &mut context, Call::Tick(self.dt), self.fuel)
+            && outcome.is_end()
+        {
+            rehearsed = Err(with_trace(format!("its first on_tick: {outcome}"), &mut instance));
         }
+        // Nobody else hears what it said: it was a copy of the world.
+        let log = context.map(|context| last_lines(&context.log)).unwrap_or_default();
+        rehearsed.map_err(|reason| Refusal { reason, log })
     }
 }
 

@@ -100,6 +100,19 @@ pub enum ScriptState {
     },
 }
 
+/// What came of an operator's order to one script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ordered {
+    /// It was done.
+    Done,
+    /// It was so already.
+    Already,
+    /// It cannot be done to one that is so.
+    Not(ScriptState),
+    /// The world has no script of that name.
+    Unknown,
+}
+
 /// A script's part of a status.
 #[derive(Debug, Clone, Serialize)]
 pub struct ScriptStatus {

@@ -22,7 +22,7 @@ use aether_scripting::ApiError;
 use aether_scripting::output::{InboundCall, OutboundCall, StorageWrite, WorldOutput};
 use aether_store::{Batch, Claim, KvWrite, Messages, StoreError, StoredMessage};
 use aether_types::WorldId;
-use aether_world_runtime::{End, ReloadPhase, World, tick_cpu_ns};
+use aether_world_runtime::{End, Ordered, ReloadPhase, World, tick_cpu_ns};
 use ractor::ActorRef;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -284,14 +284,14 @@ impl HostedWorld {
             }
             Control::Suspend { script, reply } => {
                 let suspended = self.world.suspend(&script);
-                if suspended {
+                if suspended == Ordered::Done {
                     self.record(FlightKind::Suspension, Some(&script), "suspended by an operator");
                 }
                 answer(reply, suspended);
             }
             Control::Resume { script, reply } => {
                 let resumed = self.world.resume(&script);
-                if resumed {
+                if resumed == Ordered::Done {
                     self.record(FlightKind::Suspension, Some(&script), "resumed by an operator");
                 }
                 answer(reply, resumed);
