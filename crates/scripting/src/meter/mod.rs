@@ -10,6 +10,7 @@
 //!
 //! Start with [`metered`]. Not here: giving out fuel (`fuel`), what a call's end means (`crate::metering`).
 
+mod body;
 mod charges;
 pub(crate) mod fuel;
 mod liveness;
