@@ -71,23 +71,19 @@ pub(crate) struct Exchange {
 }
 
 /// A tick: what nearly every call is, without the room that the others take on the way.
-fn tick(mut seat: Box<Seat>, dt: f32) -> impl Future<Output = Ending> + Send {
-    async move {
-        let Seat { store, exports } = &mut *seat;
-        let result = match &exports.on_tick {
-            Some(on_tick) => on_tick.call_async(store, dt).await.map(|()| Reply::None),
-            None => Ok(Reply::None),
-        };
-        (seat, result, Call::Tick(dt))
-    }
+async fn tick(mut seat: Box<Seat>, dt: f32) -> Ending {
+    let Seat { store, exports } = &mut *seat;
+    let result = match &exports.on_tick {
+        Some(on_tick) => on_tick.call_async(store, dt).await.map(|()| Reply::None),
+        None => Ok(Reply::None),
+    };
+    (seat, result, Call::Tick(dt))
 }
 
 /// Any call.
-fn other(mut seat: Box<Seat>, call: Call) -> impl Future<Output = Ending> + Send {
-    async move {
-        let result = perform(&mut seat.store, &mut seat.exports, &call, true).await;
-        (seat, result, call)
-    }
+async fn other(mut seat: Box<Seat>, call: Call) -> Ending {
+    let result = perform(&mut seat.store, &mut seat.exports, &call, true).await;
+    (seat, result, call)
 }
 
 impl Fibre {
