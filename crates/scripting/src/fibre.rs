@@ -70,31 +70,27 @@ pub(crate) struct Exchange {
 }
 
 /// A tick: what nearly every call is, without the room that the others take on the way.
-fn tick(mut seat: Box<Seat>, dt: f32, fuel: i64) -> impl Future<Output = Ending> + Send {
-    async move {
-        let Seat { store, exports } = &mut *seat;
-        let (result, left) = match &exports.on_tick {
-            Some(on_tick) => match on_tick.call_async(&mut *store, (dt, fuel)).await {
-                Ok(left) => (Ok(Reply::None), left),
-                Err(error) => (Err(error), fuel::counter(store)),
-            },
-            None => (Ok(Reply::None), fuel),
-        };
-        (seat, result, left, Call::Tick(dt))
-    }
+async fn tick(mut seat: Box<Seat>, dt: f32, fuel: i64) -> Ending {
+    let Seat { store, exports } = &mut *seat;
+    let (result, left) = match &exports.on_tick {
+        Some(on_tick) => match on_tick.call_async(&mut *store, (dt, fuel)).await {
+            Ok(left) => (Ok(Reply::None), left),
+            Err(error) => (Err(error), fuel::counter(store)),
+        },
+        None => (Ok(Reply::None), fuel),
+    };
+    (seat, result, left, Call::Tick(dt))
 }
 
 /// Any call.
-fn other(mut seat: Box<Seat>, call: Call, fuel: i64) -> impl Future<Output = Ending> + Send {
-    async move {
-        let Seat { store, exports } = &mut *seat;
-        let result = match fuel::set_counter(&mut *store, fuel) {
-            Ok(()) => perform(store, exports, &call, true).await,
-            Err(error) => Err(error),
-        };
-        let left = fuel::counter(store);
-        (seat, result, left, call)
-    }
+async fn other(mut seat: Box<Seat>, call: Call, fuel: i64) -> Ending {
+    let Seat { store, exports } = &mut *seat;
+    let result = match fuel::set_counter(&mut *store, fuel) {
+        Ok(()) => perform(store, exports, &call, true).await,
+        Err(error) => Err(error),
+    };
+    let left = fuel::counter(store);
+    (seat, result, left, call)
 }
 
 impl Fibre {
