@@ -23,9 +23,18 @@ chaos:
 rolling OLD:
     OLD_AETHER={{OLD}} cargo test --workspace --test cluster -- --nocapture all_nodes_can_be_restarted
 
+# Worlds without faults beside worlds that trap a thousand times a second, in pairs of rounds: `PAIRS=20 just storm`.
+storm:
+    cargo build --release --workspace
+    target/release/aether-bench storm
+
 # The figures of a cluster: failover, moves, drain, reload, calls between nodes.
 figures:
     cargo test --release --workspace --test cluster -- --ignored --nocapture --test-threads 1 figures
+
+# Scripts compiled here for 64-bit ARM do there what they do here: by an emulator; says what to install.
+aarch64:
+    tests/aarch64.sh
 
 # From save to live in `aether dev`.
 live:

@@ -18,14 +18,13 @@ if ((${#missing[@]})); then
 fi
 
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$linker CC_aarch64_unknown_linux_gnu=$linker
-# A folder of its own: the features of one package alone are others than those of the workspace.
-build=(cargo build --quiet --locked -p aether-engine --example other_machine --target-dir target/aarch64)
-"${build[@]}"
-"${build[@]}" --target "$target"
+cargo build --quiet --locked --workspace --example other_machine
+# Only what the example needs, in a folder of its own: the features of one package alone are others than those of the workspace.
+cargo build --quiet --locked -p aether-engine --example other_machine --target "$target" --target-dir target/aarch64
 
 folder=$(mktemp -d)
 trap 'rm -rf -- "$folder"' EXIT
-here=target/aarch64/debug/examples/other_machine
+here=target/debug/examples/other_machine
 there=target/aarch64/$target/debug/examples/other_machine
 "$here" make "$folder"
 "$here" run "$folder" >"$folder/here"

@@ -502,6 +502,8 @@ fn dev_brings_each_good_save_into_the_world_with_its_state_and_keeps_the_last_go
     // One that falls at its first tick is refused, with the functions.
     let said = dev.save(&file, &counter("three", "(call $stumble)"), "the last good version goes on");
     assert!(said.contains("on_tick") && said.contains("stumble") && said.contains("unreachable"), "{said}");
+    // So is what it wrote before: nobody else hears a rehearsal.
+    assert!(said.contains("it logged info: kept="), "{said}");
     // One that falls later is live, and where it fell is shown.
     let late = "(if (i32.gt_u (i32.rem_u (global.get $count) (i32.const 60)) (i32.const 58)) (then (call $stumble)))";
     let from = dev.said().len();
@@ -511,7 +513,7 @@ fn dev_brings_each_good_save_into_the_world_with_its_state_and_keeps_the_last_go
     let said = dev.save(&file, &counter("five", ""), "ms from save to live");
     assert!(said.contains("live v"), "{said}");
     let said = dev.stop();
-    assert!(said.contains("1 worlds saved") && !said.contains("panicked"), "{said}");
+    assert!(said.contains("1 world saved") && !said.contains("panicked"), "{said}");
 
     // What the world knew is there when it is started again.
     let mut dev = Dev::start(dir.path(), &[]);
@@ -540,6 +542,67 @@ fn dev_builds_by_the_projects_command_and_shows_what_the_compiler_says() {
     assert!(said.contains("limits.memory_mb is 0"), "{said}");
     assert!(at.join("walk.wasm").is_file());
     dev.stop();
+}
+
+/// Whether a process is there, and is no zombie.
+fn lives(process: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn ctrl_c_ends_a_build_with_all_that_it_has_started() {
+    let ends = Duration::from_secs(60);
+    for (command, code, setup) in [("build", 130, false), ("test", 130, false), ("dev", 0, false), ("dev", 0, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path();
+        // A compiler with a child of its own, both of which take their time.
+        let slow = "[\"sh\", \"-c\", \"sleep 600 & echo $$ $! > begun.new; mv begun.new begun; wait\"]";
+        let build = match setup {
+            false => format!("command = {slow}\noutput = \"out.wat\"\nwatch = [\"script.toml\"]\n"),
+            true => format!(
+                "command = [\"true\"]\noutput = \"out.wat\"\nwatch = [\"script.toml\"]\n[setup]\ncommand = {slow}\ncreates = \"made\"\n"
+            ),
+        };
+        std::fs::write(at.join("build.toml"), build).unwrap();
+        std::fs::write(at.join("script.toml"), "name = \"walk\"\n").unwrap();
+        let words: &[&str] = if command == "dev" { &["dev", "."] } else { &["script", command, "."] };
+        let quiet = || std::process::Stdio::null();
+        let mut running = crate::program::command();
+        let mut running = Running(running.args(words).current_dir(at).stdout(quiet()).stderr(quiet()).spawn().unwrap());
+        let deadline = Instant::now() + ends;
+        let begun = loop {
+            if let Ok(begun) = std::fs::read_to_string(at.join("begun")) {
+                break begun;
+            }
+            assert!(running.0.try_wait().unwrap().is_none() && Instant::now() < deadline, "{words:?}: no build began");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let processes: Vec<_> = begun.split_whitespace().collect();
+        assert!(processes.len() == 2 && processes.iter().all(|process| lives(process)), "{begun}");
+        assert!(Command::new("kill").args(["-INT", &running.0.id().to_string()]).status().unwrap().success());
+        let status = loop {
+            if let Some(status) = running.0.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "{words:?} does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!(status.code(), Some(code), "{words:?}, setup {setup}");
+        while processes.iter().any(|process| lives(process)) {
+            assert!(Instant::now() < deadline, "{words:?}, setup {setup}: {begun} still run");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A program that runs beside the test and ends with it.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

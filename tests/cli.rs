@@ -83,6 +83,21 @@ fn script_check_refuses_what_is_no_script_and_what_has_another_digest() {
 }
 
 #[test]
+fn a_projects_folder_stands_for_its_module() {
+    for name in ["script check", "script run"] {
+        let words = |path| [&name.split(' ').collect::<Vec<_>>()[..], &[path]].concat();
+        let output = aether(&words("scripts/patrol"), &[]);
+        assert!(out(&output).contains("scripts/patrol/patrol.wasm"), "{name}: {}{}", out(&output), err(&output));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        assert_refused(&aether(&words(path), &[]), &["holds no script", ".wasm"]);
+        std::fs::write(dir.path().join("script.toml"), "name = \"walk\"\n").unwrap();
+        std::fs::write(dir.path().join("build.toml"), "command = [\"true\"]\noutput = \"out.wasm\"\n").unwrap();
+        assert_refused(&aether(&words(path), &[]), &["is not built", "aether script build", ".wasm or .wat"]);
+    }
+}
+
+#[test]
 fn check_config_says_what_is_good_and_what_is_bad() {
     let output = aether(&["check-config", "cluster-config/dev.toml"], &[]);
     assert_good(&output);
@@ -175,20 +190,49 @@ fn an_operator_publishes_saves_and_goes_back_on_a_running_node() {
     good(&["describe", "yard"], "greedy-2");
     good(&["versions"], "active");
     good(&["publish", "scripts/greedy", "--plan"], "rehearsed, would swap");
-    good(&["publish", "scripts/greedy"], "v1 -> v2 in 1 worlds");
+    good(&["publish", "scripts/greedy"], "v1 -> v2 in 1 world,");
     good(&["checkpoint", "yard", "--name", "noon"], "yard is saved");
     good(&["checkpoints", "yard"], "noon");
+    good(&["checkpoints", "yard"], "time");
     good(&["suspend", "yard", "greedy-1"], "is suspended");
+    good(&["suspend", "yard", "greedy-1"], "is suspended already");
     good(&["resume", "yard", "greedy-1"], "goes on");
+    good(&["resume", "yard", "greedy-1"], "runs already");
     good(&["restore", "yard", "noon"], "goes on from noon");
     good(&["pin", "greedy", "1"], "kept");
     good(&["collect"], "removed 0 versions");
-    good(&["set-aside", "yard"], "");
+    good(&["set-aside", "yard"], "no message was set aside in yard");
+    good(&["resume", "yard"], "yard is not parked");
     let json = ask(&["list", "--output", "json"]);
     assert!(serde_json::from_slice::<serde_json::Value>(&json.stdout).unwrap()["worlds"][0]["name"] == "yard");
     assert_refused(&ask(&["describe", "town"]), &["no world town"]);
-    assert_refused(&ask(&["resume", "yard"]), &["not parked"]);
+    assert_refused(&ask(&["suspend", "yard", "thief"]), &["no script thief", "greedy-1, greedy-2"]);
+    assert_refused(&ask(&["logs", "yard", "thief"]), &["no script thief", "greedy-1, greedy-2"]);
+    assert_good(&ask(&["logs", "yard", "greedy-1"]));
     assert_refused(&ask(&["restore", "yard", "dusk"]), &["no checkpoint", "noon"]);
-    assert_refused(&ask(&["rollback", "nobody"]), &["nobody has no version"]);
+    assert_refused(&ask(&["rollback", "nobody"]), &["nobody has no version", "there are greedy"]);
+    assert_refused(&ask(&["rollback", "greedy", "--to", "9"]), &["greedy has no version 9", "it has 1, 2"]);
+    // What it says before it is refused is told to who publishes it.
+    let bad = dir.path().join("greedy");
+    std::fs::create_dir(&bad).unwrap();
+    std::fs::copy(root().join("scripts/greedy/script.toml"), bad.join("script.toml")).unwrap();
+    let panics = r#"(module
+        (import "aether:script" "log" (func $log (param i32 i32 i32) (result i32)))
+        (memory (export "memory") 1) (data (i32.const 0) "the door has no key")
+        (func (export "aether_abi_1"))
+        (func (export "on_tick") (param f32) (drop (call $log (i32.const 0) (i32.const 0) (i32.const 19))) unreachable))"#;
+    std::fs::write(bad.join("greedy.wat"), panics).unwrap();
+    let bad = bad.to_str().unwrap();
+    assert_refused(&ask(&["publish", bad]), &["rehearsal in world yard", "it logged error: the door has no key"]);
+    let planned = ask(&["publish", bad, "--plan"]);
+    assert!(
+        planned.status.code() == Some(1) && out(&planned).contains("it logged error: the door has no key"),
+        "{}",
+        out(&planned)
+    );
+    // It is a warning to everybody else, with its reason.
+    let warned = ask(&["logs", "--level", "warn", "--kind", "reload"]);
+    assert!(out(&warned).contains("warn  reload of greedy: version 3 rolled back: rehearsal in world yard"), "{}", out(&warned));
+    good(&["top", "--once"], "reload of greedy: version 3 rolled back");
     assert_refused(&ask(&["publish", "scripts/nobody"]), &["could not read", "script.toml"]);
 }

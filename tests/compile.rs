@@ -156,7 +156,7 @@ impl Process {
     fn finish(mut self) -> String {
         let said = self.said.recv_timeout(DEADLINE).expect("it ends by itself");
         let status = self.child.wait().unwrap();
-        assert!(status.success() && said.contains("1 worlds saved"), "{status}\n{said}");
+        assert!(status.success() && said.contains("1 world saved"), "{status}\n{said}");
         said
     }
 }

@@ -12,7 +12,7 @@ use aether_scripting::server_runtime::RuntimeError;
 use aether_scripting::{AotTarget, Budget, MeteringOutcome, ServerResourcePolicy};
 use aether_store::{SqliteStore, Store};
 use aether_types::WorldId;
-use aether_world_runtime::{AddError, ScriptState, World};
+use aether_world_runtime::{AddError, Ordered, ScriptState, World};
 use std::time::{Duration, Instant};
 
 /// A script whose `on_tick` is this, with one page of memory.
@@ -112,9 +112,9 @@ fn a_script_that_crashes_in_every_tick_is_parked_with_its_cause() {
 fn an_operator_can_put_a_parked_script_back() {
     let mut world = hostile_world(false, &ticking("unreachable"));
     run(&mut world, 100);
-    assert!(world.resume("hostile"));
+    assert_eq!(world.resume("hostile"), Ordered::Done);
     assert_eq!(status_of(&mut world, "hostile").state, ScriptState::Running);
-    assert!(!world.resume("nobody"));
+    assert_eq!(world.resume("nobody"), Ordered::Unknown);
     run(&mut world, 2);
     assert_neighbour_ran(&mut world);
 }
@@ -476,7 +476,7 @@ fn a_save_state_that_does_not_end_well_leaves_what_was_saved_before() {
             run(&mut world, 20);
             assert_neighbour_ran(&mut world);
             let running = !matches!(status_of(&mut world, "hostile").state, ScriptState::Restarting | ScriptState::Parked { .. });
-            assert_eq!(world.suspend("hostile"), running, "{then}, pause {pause}");
+            assert_eq!(world.suspend("hostile") == Ordered::Done, running, "{then}, pause {pause}");
             run(&mut world, 2);
             assert_neighbour_ran(&mut world);
             assert_eq!(saved(&mut world).as_deref(), Some(&b"good"[..]), "{then}, pause {pause}: suspended");

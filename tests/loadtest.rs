@@ -126,17 +126,33 @@ fn a_tiny_test_leaves_three_reports_whose_numbers_agree_and_does_not_differ_from
     let comparison: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(comparison["rows"].as_array().unwrap().iter().all(|row| row["outcome"] == "same"), "{comparison}");
 
-    // One that is worse throughout is found, and fails if it is to.
-    let mut slow = report.clone();
+    // One that is worse throughout is found, and fails if it is to; of two seconds nothing is told.
+    let (short, long) = (report.clone(), repeated(&report, 40));
+    let slower = dir.path().join("slow.json");
+    for (report, code, wanted) in [(short, 0, "too short to tell"), (long, 1, "WORSE")] {
+        let before = dir.path().join("before.json");
+        std::fs::write(&before, report.to_string()).unwrap();
+        std::fs::write(&slower, slowed(report).to_string()).unwrap();
+        let output = aether(&["compare", before.to_str().unwrap(), slower.to_str().unwrap(), "--fail-above", "20"]);
+        assert!(output.status.code() == Some(code) && all(&output).contains(wanted), "{}", all(&output));
+    }
+}
+
+/// As if it had gone on for so many times as long.
+fn repeated(report: &Value, times: usize) -> Value {
+    let mut long = report.clone();
+    let points = report["points"].as_array().unwrap();
+    long["points"] = points.iter().cycle().take(points.len() * times).cloned().collect();
+    long
+}
+
+fn slowed(mut slow: Value) -> Value {
     for point in slow["points"].as_array_mut().unwrap() {
         for field in ["tick_p50_ms", "tick_p99_ms", "tick_max_ms"] {
             point[field] = (point[field].as_f64().unwrap() * 50.0 + 10.0).into();
         }
     }
-    let slower = dir.path().join("slow.json");
-    std::fs::write(&slower, slow.to_string()).unwrap();
-    let output = aether(&["compare", out, slower.to_str().unwrap(), "--fail-above", "20"]);
-    assert!(output.status.code() == Some(1) && all(&output).contains("WORSE"), "{}", all(&output));
+    slow
 }
 
 #[test]

@@ -8,8 +8,8 @@ use aether_scripting::{
     Reply, ScriptInstance, ServerResourcePolicy, Version, WorldContext, WorldMemory,
 };
 
-/// One tick to its end and then its state: how it ended, the fuel of each step, what `save_state` gave.
-fn drive(pause: bool, fuel: u64, text: &str) -> (MeteringOutcome, Vec<u64>, Option<Vec<u8>>) {
+/// A script, and a world around it.
+fn start(pause: bool, fuel: u64, text: &str) -> (ScriptInstance, Option<Box<WorldContext>>) {
     let instance = InstanceId(1);
     let on_budget = if pause { OnBudget::Pause } else { OnBudget::Terminate };
     let policy = ServerResourcePolicy { fuel_budget: fuel, memory_cap_mb: 4, on_budget, pause_limit: 1, ..Default::default() };
@@ -18,12 +18,18 @@ fn drive(pause: bool, fuel: u64, text: &str) -> (MeteringOutcome, Vec<u64>, Opti
     let spec =
         InstanceSpec { instance, version, policy, groups, rates, seed: 1, random: None, drained_at_ns: None, directory: None };
     let memory = WorldMemory::new(64 << 20);
-    let mut script = ScriptInstance::build(&load(text), &spec, &memory).unwrap();
+    let script = ScriptInstance::build(&load(text), &spec, &memory).unwrap();
     let mut host = engine();
     let caller = Caller { instance, name: "script".into(), entity_kinds: vec!["*".into()], storage_namespace: Some("s".into()) };
     host.add_script(caller, None).unwrap();
     host.enter(instance);
-    let mut world = Some(WorldContext::new(Box::new(host), ActionLimiter::new(&ActionRates::world())));
+    let world = Some(WorldContext::new(Box::new(host), ActionLimiter::new(&ActionRates::world())));
+    (script, world)
+}
+
+/// One tick to its end and then its state: how it ended, the fuel of each step, what `save_state` gave.
+fn drive(pause: bool, fuel: u64, text: &str) -> (MeteringOutcome, Vec<u64>, Option<Vec<u8>>) {
+    let (mut script, mut world) = start(pause, fuel, text);
     let mut step = script.run(&mut world, Call::Tick(0.05), fuel);
     let mut steps = vec![step.fuel];
     while script.is_paused() {
@@ -109,4 +115,40 @@ fn the_whole_of_a_paused_call_is_bounded_by_its_fuel_host_work_included() {
         let used: u64 = steps.iter().sum();
         assert!(used <= fuel + 2 * FIBRE_QUANTUM, "{body}: {used}");
     }
+}
+
+#[test]
+fn a_call_that_pauses_is_charged_for_itself_and_what_is_known_of_its_script_is_as_of_the_call_before() {
+    // The first tick draws and asks the host for much, and ends in one step; the second draws and pauses.
+    let text = r#"(module
+        (import "aether:script" "random" (func $random (result i64)))
+        (import "aether:entity" "query_radius" (func $query (param f32 f32 f32 f32 i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (global $tick (mut i32) (i32.const 0))
+        (func (export "aether_abi_1"))
+        (func (export "on_tick") (param f32) (local $i i32)
+          (global.set $tick (i32.add (global.get $tick) (i32.const 1)))
+          (drop (call $random))
+          (loop $next
+            (if (i32.eq (global.get $tick) (i32.const 1)) (then QUERY))
+            (local.set $i (i32.add (local.get $i) (i32.const 1)))
+            (br_if $next (i32.lt_u (local.get $i)
+              (select (i32.const 10) (i32.const 100_000) (i32.eq (global.get $tick) (i32.const 1))))))))"#;
+    let (mut script, mut world) = start(true, 200_000_000, &text.replace("QUERY", DEAR));
+    let seed = script.random();
+    let first = script.run(&mut world, Call::Tick(0.05), 0);
+    assert_eq!((first.outcome, script.is_paused()), (MeteringOutcome::Completed, false));
+    let known = script.random();
+    assert_ne!(known, seed, "it drew");
+    assert_eq!(script.take_counters().host_calls.iter().sum::<u32>(), 11);
+    let second = script.run(&mut world, Call::Tick(0.05), 0);
+    assert!(script.is_paused(), "it has more to do than a quantum");
+    assert_eq!(second.fuel, FIBRE_QUANTUM, "nothing of the first call, which took {}", first.fuel);
+    assert_eq!(script.random(), known);
+    assert_eq!(script.take_counters().host_calls, [0; 7]);
+    while script.is_paused() {
+        script.resume(&mut world);
+    }
+    assert_ne!(script.random(), known);
+    assert_eq!(script.take_counters().host_calls.iter().sum::<u32>(), 1);
 }

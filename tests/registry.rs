@@ -106,7 +106,7 @@ fn a_version_that_is_rolled_back_is_forgotten_and_its_number_is_not_used_again()
     let node = site.start();
     let bad = || source("keeper", Code { on_tick: "unreachable", mark: 2, ..Code::default() });
     let error = node.publish(bad()).unwrap_err();
-    let RegistryError::RolledBack { script, version, reason } = &error else { panic!("{error}\n{}", story(&node)) };
+    let RegistryError::RolledBack { script, version, reason, .. } = &error else { panic!("{error}\n{}", story(&node)) };
     assert_eq!((*script, *version), (id("keeper"), Version(2)));
     assert!(reason.contains("on_tick") && reason.contains("arena"), "{reason}");
     assert_eq!((numbers(&node, "keeper"), active(&node, "keeper")), (vec![1], Some(1)));
@@ -307,7 +307,7 @@ fn a_plan_says_what_would_change_and_changes_nothing() {
     assert_eq!(changes.len(), 2, "{changes:?}");
     assert_eq!(changes[0], format!("limits.fuel: {FUEL} becomes {}", FUEL + 100));
     assert!(changes[1].starts_with("limits.on_budget: ") && changes[1].contains("terminate"), "{changes:?}");
-    let planned = |world: &str, ticks| PlannedWorld { world: world.to_owned(), ticks, refused: None };
+    let planned = |world: &str, ticks| PlannedWorld { world: world.to_owned(), ticks, refused: None, log: Vec::new() };
     assert_eq!(plan.worlds, [planned("arena", true), planned("inn", false)]);
 
     let plan = node.plan(keeper(1)).unwrap();

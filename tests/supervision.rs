@@ -15,7 +15,7 @@ use aether_scripting::server_runtime::RuntimeError;
 use aether_scripting::{AotTarget, Call, Message, ScriptId, ServerResourcePolicy};
 use aether_store::{Batch, Claim, SqliteStore, Store};
 use aether_types::WorldId;
-use aether_world_runtime::{ReloadOrder, ReloadRule, ScriptState, ScriptStatus, Strategy, World, WorldConfig};
+use aether_world_runtime::{Ordered, ReloadOrder, ReloadRule, ScriptState, ScriptStatus, Strategy, World, WorldConfig};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -325,8 +325,8 @@ fn a_script_that_keeps_trapping_is_parked_the_others_go_on_and_an_operator_gives
     assert!(script_of(&later, "counter").turns > 0);
     goes_on(&node, "other", "counter", 3);
 
-    assert_eq!(node.resume_script("home", "nobody"), Ok(false));
-    assert_eq!(node.resume_script("home", "broken"), Ok(true));
+    assert_eq!(node.resume_script("home", "nobody"), Ok(Ordered::Unknown));
+    assert_eq!(node.resume_script("home", "broken"), Ok(Ordered::Done));
     until(&node, "the script to be parked again", || (ends(&node, "home", "broken").len() >= 6).then_some(()));
     assert_eq!(flags(&ends(&node, "home", "broken")), [false, false, true, false, false, true]);
     assert!(ends(&node, "home", "counter").is_empty() && world_ends(&node, "home").is_empty(), "{}", story(&node));
@@ -358,7 +358,7 @@ fn a_script_that_finishes_is_left_if_it_is_transient_and_a_temporary_one_is_left
     }
     assert_eq!((ends(&node, "home", "quitter").len(), ends(&node, "home", "brief").len()), (2, 1), "{}", story(&node));
 
-    assert_eq!(node.resume_script("home", "quitter"), Ok(true));
+    assert_eq!(node.resume_script("home", "quitter"), Ok(Ordered::Done));
     goes_on(&node, "home", "quitter", 3);
 }
 

@@ -555,7 +555,7 @@ fn a_world_that_overwrites_and_saves_much_takes_no_more_room_in_the_long_run() {
     // What was written would not have had room.
     assert!(rounds * (STATE + VALUE) > 64 * MIB);
     let checkpoints = node.checkpoints("hoard").unwrap();
-    assert!(checkpoints.len() == 2 && checkpoints.iter().all(|(_, _, bytes)| *bytes >= STATE), "{checkpoints:?}");
+    assert!(checkpoints.len() == 2 && checkpoints.iter().all(|entry| entry.bytes >= STATE), "{checkpoints:?}");
     let report = node.stop();
     assert_eq!((report.saved, report.failed), (1, vec![]));
     let keys = open(&data).load_keys(&WorldId::new("hoard").unwrap()).unwrap();

@@ -19,8 +19,9 @@ fn config(fuel: bool, slots: u32) -> Config {
     pool.max_memory_size(4 << 20)
         .table_elements(10_000)
         .max_core_instance_size(64 << 10)
-        .linear_memory_keep_resident(64 << 10)
-        .table_keep_resident(4 << 10);
+        .linear_memory_keep_resident(16 << 10)
+        .table_keep_resident(4 << 10)
+        .decommit_batch_size(64);
     let mut config = Config::new();
     config
         .consume_fuel(fuel)

@@ -19,7 +19,7 @@ fn config(dir: &Path, worlds: usize, hibernate_seconds: f64) -> NodeConfig {
     let script = dir.join("scripts/mover");
     std::fs::create_dir_all(&script).unwrap();
     std::fs::write(script.join("mover.wasm"), wat::parse_str(MOVER).unwrap()).unwrap();
-    std::fs::write(script.join("script.toml"), "name = \"mover\"\n[limits]\nmemory_mb = 1\n").unwrap();
+    std::fs::write(script.join("script.toml"), "name = \"mover\"\n[limits]\nmemory_mb = 1\non_budget = \"terminate\"\n").unwrap();
     let text = format!(
         r#"
         node = {{ name = "bench", data_dir = "data", instances_small = {}, instances_large = 1, tick_threads = 2 }}

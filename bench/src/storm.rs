@@ -78,7 +78,7 @@ fn ticks(node: &Node, end: Instant) -> Vec<f64> {
 }
 
 pub(crate) fn run() {
-    let pairs = crate::number("PAIRS").unwrap_or(20) as u64;
+    let pairs = crate::number("PAIRS").unwrap_or(20);
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [("worker", WORKER.to_owned()), ("restless", restless())] {
         let script = dir.path().join("scripts").join(name);

@@ -1,8 +1,8 @@
 """The browser client as players use it, in headless Chromium: walk in, walk with keys and with a finger, hear, read what scripts show.
 
-    browser.py BASE SHOTS
+    browser.py BASE SHOTS [restart]
 
-Screenshots go to SHOTS: desktop and phone, light and dark.
+Screenshots go to SHOTS: desktop and phone, light and dark. With "restart", who runs this stops and starts the node when it is told to.
 """
 
 import pathlib
@@ -101,6 +101,35 @@ def walks_hears_and_reads(browser):
     ada.close()
 
 
+def comes_back_when_the_node_does(browser):
+    """The node is stopped and started again by who runs this: said by a line, done when a line comes."""
+    ada = Tab(browser, "Ada")
+    page = ada.page
+    east, _ = ada.where()
+
+    def restarted(how):
+        print(how, flush=True)
+        # A node that goes says so, one that is killed does not: the page finds out.
+        expect(page.locator("body")).to_have_attribute("data-state", re.compile("lost|connecting"), timeout=PATIENCE)
+        expect(page.locator("#link")).to_contain_text(re.compile("connection lost, again in|connecting"))
+        print("lost", flush=True)
+        assert sys.stdin.readline() == "on\n"
+        expect(page.locator("body")).to_have_attribute("data-state", "playing", timeout=PATIENCE)
+        expect(page.locator("#where")).not_to_be_empty(timeout=PATIENCE)
+
+    for how in ["stop", "kill"]:
+        restarted(how)
+        # It walks on, from where the script has put it.
+        begin = ada.where()[0]
+        page.keyboard.down("ArrowRight")
+        ada.until_past(0, begin + 2)
+        page.keyboard.up("ArrowRight")
+        expect(page.locator("[data-element=players]")).to_contain_text("Ada", timeout=PATIENCE)
+    # What the browser itself says of a connection that is refused is no mistake of the page.
+    ada.errors = [error for error in ada.errors if "WebSocket connection to" not in error and "ERR_CONNECTION" not in error]
+    ada.close()
+
+
 def a_finger_walks_too(browser):
     tab = Tab(browser, "Finn", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, color_scheme="dark", device_scale_factor=2)
     west, _ = tab.where()
@@ -116,7 +145,8 @@ def a_finger_walks_too(browser):
 with sync_playwright() as playwright:
     # Without its sandbox: as root, and in containers, it needs rights that these do not give; the page is our own.
     browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"])
-    for step in [walks_hears_and_reads, a_finger_walks_too]:
+    steps = [comes_back_when_the_node_does] if sys.argv[3:] == ["restart"] else [walks_hears_and_reads, a_finger_walks_too]
+    for step in steps:
         step(browser)
     browser.close()
 print(f"screenshots are in {SHOTS}")

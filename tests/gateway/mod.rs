@@ -64,9 +64,16 @@ impl Site {
              [gateway]\nlisten = \"127.0.0.1:0\"\nscripts = [\"avatar\"]\n{gateway}\n{worlds}"
         );
         std::fs::write(&file, text).unwrap();
-        let err = std::fs::File::create(dir.path().join("err")).unwrap();
+        let (node, address) = Site::run(dir.path());
+        Site { dir, node, address }
+    }
+
+    /// The program in a folder, and where players come in.
+    #[track_caller]
+    fn run(dir: &Path) -> (Child, SocketAddr) {
+        let err = std::fs::File::options().create(true).append(true).open(dir.join("err")).unwrap();
         let mut node = command();
-        node.arg("run").arg(&file).arg("--plain").stdout(Stdio::piped()).stderr(err);
+        node.arg("run").arg(dir.join("site.toml")).arg("--plain").stdout(Stdio::piped()).stderr(err);
         let mut node = node.spawn().unwrap();
         let mut out = BufReader::new(node.stdout.take().unwrap());
         let mut address = None;
@@ -77,9 +84,27 @@ impl Site {
         }
         // It goes on talking: nobody must make it wait.
         std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-        let mut site = Site { dir, node, address: ([127, 0, 0, 1], 0).into() };
-        site.address = address.expect("the node says where players come in");
-        site
+        if address.is_none() {
+            let _ = node.kill();
+        }
+        (node, address.expect("the node says where players come in"))
+    }
+
+    /// End the node, saving or not, and wait for that.
+    fn end(&mut self, signal: &str) {
+        let sent = std::process::Command::new("kill").args([signal, &self.node.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        self.node.wait().unwrap();
+    }
+
+    /// Start it again at the same address.
+    fn start_again(&mut self) {
+        let file = self.dir.path().join("site.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("127.0.0.1:0", &self.address.to_string())).unwrap();
+        let (node, address) = Site::run(self.dir.path());
+        self.node = node;
+        assert_eq!(address, self.address);
     }
 
     fn keys(&self) -> PassKeys {
@@ -342,6 +367,81 @@ fn the_browser_client_walks_hears_and_reads() {
     let site = Site::start("require_token = false\nclient = true", TOWN);
     let shots = crate::web::tools().join("town");
     crate::web::python("../gateway/browser.py", &[&format!("http://{}", site.address), shots.to_str().unwrap()]);
+}
+
+#[test]
+fn the_browser_client_says_that_it_has_lost_the_node_comes_back_and_walks_on() {
+    let mut site = Site::start("require_token = false\nclient = true", TOWN);
+    let tools = crate::web::tools();
+    let mut browser = std::process::Command::new(tools.join("venv/bin/python"))
+        .arg(root().join("tests/gateway/browser.py"))
+        .args([&format!("http://{}", site.address), tools.join("town").to_str().unwrap(), "restart"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut tell, told) = (browser.stdin.take().unwrap(), BufReader::new(browser.stdout.take().unwrap()));
+    for line in told.lines() {
+        match line.unwrap().as_str() {
+            "stop" => site.end("-TERM"),
+            "kill" => site.end("-KILL"),
+            "lost" => {
+                site.start_again();
+                writeln!(tell, "on").unwrap();
+            }
+            _ => {}
+        }
+    }
+    let mut err = String::new();
+    browser.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert!(browser.wait().unwrap().success(), "{err}");
+}
+
+/// Shows everybody an element and plays a sound that loops, once, when it starts.
+const HERALD: &str = r#"(module
+  (import "aether:ui" "show" (func $show (param i64 i32 i32 i32 i32) (result i32)))
+  (import "aether:audio" "play" (func $play (param i32 i32 f32 f32 f32 f32 f32 f32 i32) (result i64)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "newsoldfountain")
+  (func (export "aether_abi_1"))
+  (func (export "on_start")
+    (drop (call $show (i64.const 0) (i32.const 0) (i32.const 4) (i32.const 4) (i32.const 3)))
+    (drop (call $play (i32.const 7) (i32.const 8) (f32.const 0) (f32.const 0) (f32.const 0)
+      (f32.const 1) (f32.const 1) (f32.const 20) (i32.const 1))))
+  (func (export "on_tick") (param f32)))"#;
+
+#[test]
+fn who_comes_late_is_shown_the_elements_that_stand_and_hears_what_loops_also_after_a_restart() {
+    let scripts = tempfile::tempdir().unwrap();
+    let folder = scripts.path().join("herald");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("herald.wasm"), wat::parse_str(HERALD).unwrap()).unwrap();
+    std::fs::write(
+        folder.join("script.toml"),
+        "name = \"herald\"\n[limits]\nmemory_mb = 1\n[grants]\napis = [\"ui\", \"audio\"]\n",
+    )
+    .unwrap();
+    let world =
+        format!("[[world]]\nname = \"square\"\nscripts_dir = {:?}\n[[world.script]]\nscript = \"herald\"\n", scripts.path());
+    let mut site = Site::start(OPEN, &world);
+    let sees_and_hears = |site: &Site, name: &str| {
+        let mut player = site.join("square", name);
+        let mut heard = 0;
+        player.until("what stands and what loops", |player, news| {
+            heard += u32::from(matches!(news, News::Sound { sound } if sound == "fountain"));
+            heard > 0 && player.elements.get("news").is_some_and(|text| text == "old")
+        });
+        player
+    };
+    // The world has shown it before anybody was there, so the first is late, too; for the second the gateway follows it already.
+    let first = sees_and_hears(&site, "Ada");
+    let second = sees_and_hears(&site, "Bob");
+    drop((first, second));
+    // The script does not show it again when it goes on from a checkpoint.
+    site.end("-TERM");
+    site.start_again();
+    drop(sees_and_hears(&site, "Eve"));
 }
 
 #[test]

@@ -87,3 +87,33 @@ fn an_admin_address_for_everybody_without_tls_is_found() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("BAD  certificate") && said.contains("set admin.tls_cert and admin.tls_key"), "{said}");
 }
+
+#[test]
+fn the_gateways_certificate_is_looked_at_as_the_admin_addresss_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = |name: &str, last_year: i32| {
+        let mut parameters = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        (parameters.not_before, parameters.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(last_year, 2, 1));
+        let key = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(dir.path().join(format!("{name}.pem")), parameters.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(dir.path().join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    };
+    pair("good", 2500);
+    pair("old", 2021);
+    let look = |gateway: &str| {
+        let text = "[node]\ninstances_small = 10\ninstances_large = 1\n[server]\naot_cache_dir = \"cache\"\n[gateway]\n";
+        std::fs::write(dir.path().join("node.toml"), format!("{text}{gateway}")).unwrap();
+        let output = command().args(["doctor", "node.toml"]).current_dir(dir.path()).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let with =
+        |cert: &str, key: &str| look(&format!("listen = \"0.0.0.0:0\"\ntls_cert = \"{cert}.pem\"\ntls_key = \"{key}.key\"\n"));
+    let open = look("listen = \"0.0.0.0:0\"\n");
+    assert!(open.contains("BAD  certificate") && open.contains("set gateway.tls_cert and gateway.tls_key"), "{open}");
+    let good = with("good", "good");
+    assert!(!good.contains("BAD  certificate") && good.contains("good.pem is good for"), "{good}");
+    let old = with("old", "old");
+    assert!(old.contains("BAD  certificate") && old.contains("has run out"), "{old}");
+    let mixed = with("good", "old");
+    assert!(mixed.contains("BAD  certificate") && mixed.contains("belong together"), "{mixed}");
+}

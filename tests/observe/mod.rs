@@ -212,7 +212,10 @@ fn what_a_rate_limit_refused_is_told_by_script_and_kind() {
     };
     wait("refused lines", || refused() > 50);
     let all = yard.text(&["limits"]);
-    assert!(all.contains("entities_max") && all.contains("refused by rate limits: log "), "{all}");
+    assert!(
+        all.contains("entities_max") && all.contains("refused by rate limits, its scripts' own or the world's: log "),
+        "{all}"
+    );
     // It is the script's, not the world's: its neighbour was refused nothing.
     assert!(yard.text(&["limits", "yard"]).lines().any(|line| line.contains("quiet") && line.ends_with("refused nothing")));
 }
@@ -255,8 +258,55 @@ fn top_shows_nodes_and_worlds_once_for_people_and_programs() {
     assert_eq!((told["nodes"][0]["name"].as_str(), told["worlds"][0]["name"].as_str()), (Some("yard-node"), Some("yard")));
     assert_eq!(told["worlds"].as_array().unwrap().len(), 1);
     let text = yard.text(&["top", "--once"]);
-    assert!(text.starts_with("node yard-node: 1 worlds, 1 seen ticking") && !text.contains('\x1b'), "{text}");
+    assert!(text.starts_with("node yard-node: 1 world, 1 seen ticking") && !text.contains('\x1b'), "{text}");
+    assert!(text.contains("last warnings of yard-node") && text.contains("yard/crasher: parked"), "{text}");
     assert_eq!(yard.json(&["top", "--filter", "town"])["worlds"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn a_node_is_asked_at_its_address_without_its_cluster_file() {
+    let yard = Yard::start();
+    let url = format!("http://{}", yard.admin);
+    let ask = |arguments: &[&str], token: &str| {
+        command().args(arguments).args(["--url", &url]).env("AETHER_TOKEN", token).current_dir(yard.dir.path()).output().unwrap()
+    };
+    let out = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let made = yard.json(&["token", "make", "far-away", "--role", "viewer"]);
+    let token = made["token"].as_str().unwrap();
+    let refused = ask(&["top", "--once"], "");
+    assert!(refused.status.code() == Some(1) && out(&refused).contains("a token is needed"), "{}", out(&refused));
+    let shown = ask(&["top", "--once"], token);
+    assert!(shown.status.success() && out(&shown).starts_with("node yard-node: 1 world"), "{}", out(&shown));
+    assert!(out(&ask(&["list"], token)).starts_with("yard "), "{}", out(&ask(&["list"], token)));
+    let refused = ask(&["suspend", "yard", "quiet"], token);
+    assert!(refused.status.code() == Some(1) && out(&refused).contains("needs the role operator"), "{}", out(&refused));
+    let file = yard.dir.path().join("token");
+    fs::write(&file, format!("{token}\n")).unwrap();
+    let by_file = ask(&["describe", "yard", "--token-file", file.to_str().unwrap()], "");
+    assert!(by_file.status.success() && out(&by_file).contains("quiet"), "{}", out(&by_file));
+}
+
+#[test]
+fn who_makes_and_revokes_a_token_is_in_the_audit_log_and_the_token_is_not() {
+    let yard = Yard::start();
+    let made = yard.json(&["token", "make", "ci", "--role", "publisher", "--days", "3"]);
+    yard.json(&["token", "revoke", "ci"]);
+    assert_eq!(yard.ask(&["token", "revoke", "ci"]).status.code(), Some(1));
+    let log = fs::read_to_string(yard.dir.path().join("data/admin/audit.jsonl")).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = lines.iter().map(|line| (line["path"].as_str().unwrap(), line["status"].as_u64().unwrap())).collect();
+    assert_eq!(told, [("token make", 200), ("token revoke", 200), ("token revoke", 409)], "{log}");
+    let uid = fs::metadata(yard.dir.path()).map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata)).unwrap();
+    assert!(lines.iter().all(|line| line["who"] == format!("uid {uid}") && line["method"] == "COMMAND"), "{log}");
+    assert_eq!((&lines[0]["given"]["role"], &lines[0]["answer"]["id"]), (&Value::from("publisher"), &made["id"]));
+    let secret = made["token"].as_str().unwrap().rsplit('_').next().unwrap();
+    assert!(!log.contains(secret), "no secret in the log");
+    // What cannot be written down is not done.
+    fs::remove_file(yard.dir.path().join("data/admin/audit.jsonl")).unwrap();
+    fs::create_dir(yard.dir.path().join("data/admin/audit.jsonl")).unwrap();
+    let refused = yard.ask(&["token", "make", "other", "--role", "viewer"]);
+    assert!(refused.status.code() == Some(1) && String::from_utf8_lossy(&refused.stderr).contains("audit log"), "{refused:?}");
+    assert_eq!(yard.json(&["token", "list"]), Value::from(Vec::<Value>::new()));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The admin API at an address: TCP or TLS, connections with bounds.
 //!
 //! Start with [`serve_http`]. An address that other machines reach needs TLS and tokens, or it is not served. A connection has a time for
-//! its handshake and for each request's head; one that a stream's listener does not read from is closed by [`Kill`]. Not here: routes
-//! (`api`), who may ask (`gate`).
+//! its handshake, for each request's head and for what is sent to it ([`Stall`]); a stream's listener that does not keep up is closed by
+//! [`Kill`]. [`Room`] bounds how many there are, in all and of one address. Not here: routes (`api`), who may ask (`gate`).
 
 use crate::api::{Api, router};
 use crate::audit::Audit;
@@ -11,6 +11,7 @@ use crate::gate::{Door, Gate};
 use crate::gateway::Gateway;
 use crate::server::ServeError;
 use crate::sources::Sources;
+use crate::stall::Stall;
 use crate::tls::Certificate;
 use crate::token::{Known, TokenStore};
 use aether_cluster::Node;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
@@ -40,6 +41,12 @@ pub struct HttpOptions {
     /// Whether a token is needed also on loopback before any was ever made. `false`: whoever is on this machine may see and operate the
     /// node until the first token is made; for development only.
     pub require_token: bool,
+    /// Connections at a time.
+    pub connections_max: u32,
+    /// Of them, those of one address (of an IPv6 network of 64 bits).
+    pub connections_per_address: u32,
+    /// A connection that takes nothing of what is sent to it for so long is closed.
+    pub stall: Duration,
 }
 
 /// An address that is served until this is dropped.
@@ -85,8 +92,10 @@ pub(crate) struct Kill(pub Arc<Notify>);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Secure;
 
-/// Connections at a time.
-const CONNECTIONS_MAX: usize = 512;
+/// Bytes of a connection's answers that the kernel may keep: what it does not take is noticed when they are full.
+const SEND_BUFFER: u32 = 128 << 10;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1_024;
 /// Until a TLS handshake is done, and until a request's head has come; an idle connection has as long.
 const HEAD_TIME: Duration = Duration::from_secs(20);
 /// After an accept failed, for want of descriptors as a rule.
@@ -94,7 +103,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Serve a node's admin API and dashboard at an address.
 pub fn serve_http(node: Arc<Node>, options: HttpOptions) -> Result<HttpServer, ServeError> {
-    let HttpOptions { listen, tls, tokens, audit, require_token } = options;
+    let HttpOptions { listen, tls, tokens, audit, require_token, connections_max, connections_per_address, stall } = options;
     let tokens = TokenStore::new(tokens);
     if !listen.ip().is_loopback() {
         if tls.is_none() {
@@ -112,33 +121,46 @@ pub fn serve_http(node: Arc<Node>, options: HttpOptions) -> Result<HttpServer, S
         .build()
         .map_err(ServeError::Thread)?;
     let bound = |source| ServeError::Bind { address: listen, source };
-    let listener = runtime.block_on(TcpListener::bind(listen)).map_err(bound)?;
+    let listener = runtime.block_on(async { bind(listen) }).map_err(bound)?;
     let address = listener.local_addr().map_err(bound)?;
     let api = Api::new(node, Gate::new(Door::Address { tokens, require_token }, Audit::new(audit)));
     // Readiness and history begin now, not with the first who asks.
     api.hub().map_err(|problem| ServeError::Thread(std::io::Error::other(problem)))?;
     let secure = certificate.is_some();
-    runtime.spawn(accept(listener, certificate.map(Arc::new), router(Arc::clone(&api)), Room::new(CONNECTIONS_MAX)));
+    let room = Room::new(connections_max, connections_per_address, stall);
+    runtime.spawn(accept(listener, certificate.map(Arc::new), router(Arc::clone(&api)), room));
     Ok(HttpServer { address, secure, api, runtime: Some(runtime) })
 }
 
-/// How many connections there may be.
+/// Listen, in a runtime. Connections inherit the size of the send buffer.
+pub(crate) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// How many connections there may be, and how patient one is.
 pub(crate) struct Room {
     places: Arc<Semaphore>,
     /// Those of one source.
-    sources: Option<Sources>,
+    sources: Sources,
+    /// How long a write may wait.
+    stall: Duration,
     /// How long one may last.
     lifetime: Option<Duration>,
 }
 
 impl Room {
-    pub fn new(connections_max: usize) -> Room {
-        Room { places: Arc::new(Semaphore::new(connections_max)), sources: None, lifetime: None }
+    pub fn new(connections_max: u32, of_one_source: u32, stall: Duration) -> Room {
+        let places = Arc::new(Semaphore::new(connections_max as usize));
+        Room { places, sources: Sources::new(of_one_source), stall, lifetime: None }
     }
 
-    /// For strangers: so many of one source, and none for longer than this.
-    pub fn for_strangers(connections_max: usize, of_one_source: u32, lifetime: Duration) -> Room {
-        Room { sources: Some(Sources::new(of_one_source)), lifetime: Some(lifetime), ..Room::new(connections_max) }
+    /// For strangers: none for longer than this.
+    pub fn lasting(self, lifetime: Duration) -> Room {
+        Room { lifetime: Some(lifetime), ..self }
     }
 }
 
@@ -148,10 +170,10 @@ pub(crate) async fn accept(listener: TcpListener, certificate: Option<Arc<Certif
         let Ok(place) = Arc::clone(&room.places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let one = match room.sources.as_ref().map(|sources| sources.enter(peer.ip())) {
-                    Some(None) => continue,
-                    other => other.flatten(),
-                };
+                // Closed without a word: an answer would take the place that there is not.
+                let Some(one) = room.sources.enter(peer.ip()) else { continue };
+                let _ = stream.set_nodelay(true);
+                let stream = Stall::new(stream, room.stall);
                 let connection = connection(stream, peer, certificate.clone(), router.clone());
                 let lifetime = room.lifetime;
                 tokio::spawn(async move {
@@ -171,8 +193,7 @@ pub(crate) async fn accept(listener: TcpListener, certificate: Option<Arc<Certif
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, certificate: Option<Arc<Certificate>>, router: Router) {
-    let _ = stream.set_nodelay(true);
+async fn connection(stream: Stall<TcpStream>, peer: SocketAddr, certificate: Option<Arc<Certificate>>, router: Router) {
     let router = router.layer(Extension(Peer(peer)));
     let Some(certificate) = certificate else { return converse(stream, router).await };
     let acceptor = TlsAcceptor::from(certificate.config());

@@ -22,17 +22,19 @@ mod pulse;
 mod server;
 pub mod shapes;
 mod sources;
+mod stall;
 mod summary;
 mod tls;
 mod token;
 
 pub use access::Role;
-pub use audit::audit_path;
+pub use audit::{Machine, audit_path};
 pub use client::{Client, ClientError};
 pub use clock::rfc3339;
 pub use http::{HttpOptions, HttpServer, serve_http};
 pub use problem::Problem;
 pub use server::{ServeError, Server, serve};
+pub use tls::check_certificate;
 pub use token::{Token, TokenError, TokenFile, tokens_path};
 
 use aether_scripting::{ScriptId, Version};

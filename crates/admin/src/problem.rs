@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 /// Why something was not done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, ToSchema)]
-#[error("{detail}")]
+#[error("{detail}{}", logged(.log))]
 pub struct Problem {
     /// The HTTP status.
     pub status: u16,
@@ -21,12 +21,20 @@ pub struct Problem {
     /// Seconds to wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
+    /// What a script logged before it was refused, the newest line last; bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+}
+
+/// For people, under the detail.
+fn logged(log: &[String]) -> String {
+    log.iter().map(|line| format!("\n  it logged {line}")).collect()
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl std::fmt::Display) -> Problem {
         let title = status.canonical_reason().unwrap_or("Error").to_owned();
-        Problem { status: status.as_u16(), title, detail: detail.to_string(), retry_after: None }
+        Problem { status: status.as_u16(), title, detail: detail.to_string(), retry_after: None, log: Vec::new() }
     }
 }
 
@@ -60,13 +68,17 @@ impl From<AskError> for Problem {
 impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Problem {
         let status = match &error {
-            RegistryError::Unknown { .. } => StatusCode::NOT_FOUND,
+            RegistryError::Unknown { .. } | RegistryError::NoScript { .. } => StatusCode::NOT_FOUND,
             RegistryError::Busy(_) | RegistryError::NothingBefore { .. } => StatusCode::CONFLICT,
             RegistryError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             error if error.blame() == Blame::Script => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Problem::new(status, error)
+        let mut problem = Problem::new(status, &error);
+        if let RegistryError::RolledBack { log, .. } = error {
+            problem.log = log;
+        }
+        problem
     }
 }
 

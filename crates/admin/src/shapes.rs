@@ -5,6 +5,7 @@
 
 use crate::access::Role;
 use aether_cluster::NodeEvent;
+use aether_types::counted;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -55,10 +56,10 @@ pub struct Alive {
     pub alive: bool,
 }
 
-/// It was done.
+/// It is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Done {
-    /// Always true; what was not done is a problem.
+    /// False if it was so already, and nothing had to be done. What could not be done is a problem.
     pub done: bool,
 }
 
@@ -244,9 +245,11 @@ impl EventView {
                 view("world", 0, Some(world), None, format!("{follows}: {cause}"))
             }
             NodeEvent::Cluster { text } => view("cluster", 2, None, None, text.clone()),
-            NodeEvent::Reload { script, text } => view("reload", 2, None, Some(script), text.clone()),
+            NodeEvent::Reload { script, text, failed } => {
+                view("reload", if *failed { 1 } else { 2 }, None, Some(script), text.clone())
+            }
             NodeEvent::Live { script, version, worlds, swap_ms } => {
-                let text = format!("version {version} runs in {worlds} worlds after {swap_ms} ms, and is watched");
+                let text = format!("version {version} runs in {} after {swap_ms} ms, and is watched", counted(*worlds, "world"));
                 view("reload", 2, None, Some(script), text)
             }
         }
@@ -286,6 +289,9 @@ pub struct CheckpointRow {
     pub name: Option<String>,
     /// Its size.
     pub bytes: u64,
+    /// When it was written, milliseconds since 1970; none if an older build wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_ms: Option<u64>,
 }
 
 /// A world was saved.

@@ -54,6 +54,11 @@ fn written(chain: &Path, key: &Path) -> [Option<SystemTime>; 2] {
     [chain, key].map(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())
 }
 
+/// Whether an address could be served with these files: both can be read, and the key is that of the certificate.
+pub fn check_certificate(chain: &Path, key: &Path) -> Result<(), ServeError> {
+    load(chain, key).map(drop)
+}
+
 fn load(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, ServeError> {
     let bad = |path: &Path, text: String| ServeError::Certificate { path: path.to_owned(), text };
     let certificates: Result<Vec<_>, _> =

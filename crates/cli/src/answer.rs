@@ -1,5 +1,6 @@
 //! What a node answers, as lines for people. Not here: the questions (`operate.rs`).
 
+use aether_types::counted;
 use serde_json::Value;
 
 pub(crate) fn list(value: &Value) -> &[Value] {
@@ -22,9 +23,9 @@ pub(crate) fn number(value: &Value) -> String {
 pub(crate) fn reload_lines(report: &Value) -> Vec<String> {
     let (from, to) = (number(&report["from"]), number(&report["to"]));
     vec![format!(
-        "{}: {from} -> {to} in {} worlds, swapped in {} ms",
+        "{}: {from} -> {to} in {}, swapped in {} ms",
         text(&report["script"]),
-        report["worlds"],
+        counted(report["worlds"].as_u64().unwrap_or(0) as usize, "world"),
         report["swap_ms"]
     )]
 }
@@ -42,6 +43,7 @@ pub(crate) fn plan_lines(plan: &Value) -> Vec<String> {
             (None, false) => "does not tick: would start with it".to_owned(),
         };
         lines.push(format!("world {}: {what}", text(&world["world"])));
+        lines.extend(list(&world["log"]).iter().map(|line| format!("  it logged {}", text(line))));
     }
     lines
 }
@@ -111,6 +113,22 @@ pub(crate) fn describe_lines(world: &Value) -> Vec<String> {
     lines
 }
 
+/// A world's checkpoints.
+pub(crate) fn checkpoint_lines(world: &str, checkpoints: &Value) -> Vec<String> {
+    let checkpoints = list(checkpoints);
+    if checkpoints.is_empty() {
+        return vec![format!("{world} has no checkpoint yet: `aether checkpoint {world}` makes one")];
+    }
+    let line = |commit: &str, bytes: &str, time: &str, name: &str| {
+        format!("{commit:>8}  {bytes:>10}  {time:<20}  {name}").trim_end().to_owned()
+    };
+    let row = |c: &Value| {
+        let time = c["time_ms"].as_u64().filter(|time| *time > 0).map_or_else(|| "-".to_owned(), aether_admin::rfc3339);
+        line(&shown(&c["commit"]), &shown(&c["bytes"]), &time, text(&c["name"]))
+    };
+    std::iter::once(line("commit", "bytes", "time", "name")).chain(checkpoints.iter().map(row)).collect()
+}
+
 /// A world's flight record, the oldest event first.
 pub(crate) fn flight_lines(record: &Value) -> Vec<String> {
     let line = |event: &Value| {
@@ -130,26 +148,34 @@ fn amount(value: &Value, unit: &str) -> String {
     }
 }
 
-/// What one world may use, and its scripts.
+/// What one world may use, and its scripts. It is counted what a script was refused, not by whose limit: both are named.
 pub(crate) fn limits_lines(world: &Value) -> Vec<String> {
     let limit = |limit: &Value| {
         let unit = text(&limit["unit"]);
         let (used, max) = (amount(&limit["used"], unit), amount(&limit["max"], unit));
         format!("{:<16} {used:>12} of {max}", text(&limit["name"]))
     };
-    let refused = |rates: &Value| {
+    let times = |rate: &Value| counted(rate["refused"].as_u64().unwrap_or(0) as usize, "time");
+    let of_all =
+        |action: &Value| list(&world["rates"]).iter().find(|rate| rate["action"] == *action).map(|rate| &rate["per_second"]);
+    let refused = |rates: &Value, of_script: bool| {
         let hits = list(rates).iter().filter(|rate| rate["refused"].as_u64().unwrap_or(0) > 0);
-        let hit =
-            |rate: &Value| format!("{} {} times (allowed {}/s)", text(&rate["action"]), rate["refused"], rate["per_second"]);
+        let hit = |rate: &Value| {
+            let limits = match of_all(&rate["action"]).filter(|_| of_script) {
+                Some(all) => format!(" (it may {}/s, all scripts together {all}/s)", rate["per_second"]),
+                None => String::new(),
+            };
+            format!("{} {}{limits}", text(&rate["action"]), times(rate))
+        };
         hits.map(hit).collect::<Vec<_>>().join(", ")
     };
     let none = |hits: String| if hits.is_empty() { "nothing".to_owned() } else { hits };
     let mut lines = vec![text(&world["world"]).to_owned()];
     lines.extend(list(&world["limits"]).iter().map(|row| format!("  {}", limit(row))));
-    lines.push(format!("  refused by rate limits: {}", none(refused(&world["rates"]))));
+    lines.push(format!("  refused by rate limits, its scripts' own or the world's: {}", none(refused(&world["rates"], false))));
     for script in list(&world["scripts"]) {
         let own = list(&script["limits"]).iter().map(limit).collect::<Vec<_>>().join("  ");
-        lines.push(format!("    {:<20} {own}  refused {}", text(&script["name"]), none(refused(&script["rates"]))));
+        lines.push(format!("    {:<20} {own}  refused {}", text(&script["name"]), none(refused(&script["rates"], true))));
     }
     lines
 }
@@ -160,14 +186,26 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn limits_say_what_is_used_and_what_was_refused() {
-        let rate = json!({ "action": "rpc", "per_second": 50.0, "refused": 7 });
+    fn limits_say_what_is_used_and_what_was_refused_and_name_the_limit_of_whom() {
+        let rate = |per_second: f32, refused| json!({ "action": "rpc", "per_second": per_second, "refused": refused });
+        let script = |name: &str, rates: Value| json!({ "name": name, "limits": [], "rates": rates });
         let world = json!({
             "world": "town", "limits": [{ "name": "memory_mb", "unit": "bytes", "used": 1048576.0, "max": 2097152.0 }],
-            "rates": [rate], "scripts": [{ "name": "thief", "limits": [], "rates": [] }],
+            "rates": [rate(500.0, 7)], "scripts": [script("bell", json!([rate(20.0, 7)])), script("thief", json!([rate(20.0, 0)]))],
         });
         let lines = limits_lines(&world);
-        assert!(lines[1].contains("1.0 MiB of 2.0 MiB") && lines[2].contains("rpc 7 times (allowed 50.0/s)"), "{lines:?}");
-        assert!(lines[3].contains("thief") && lines[3].ends_with("refused nothing"), "{lines:?}");
+        assert!(lines[1].contains("1.0 MiB of 2.0 MiB") && lines[2].ends_with("rpc 7 times"), "{lines:?}");
+        assert!(lines[3].contains("bell") && lines[3].contains("it may 20.0/s, all scripts together 500.0/s"), "{lines:?}");
+        assert!(lines[4].contains("thief") && lines[4].ends_with("refused nothing"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_list_of_checkpoints_says_what_its_columns_are_and_when_they_were_made() {
+        let lines = checkpoint_lines("town", &json!([{ "commit": 7, "bytes": 100, "name": "noon", "time_ms": 1_000 }]));
+        assert!(
+            lines[0].contains("commit") && lines[0].contains("time") && lines[1].contains("1970-01-01T00:00:01"),
+            "{lines:?}"
+        );
+        assert!(checkpoint_lines("town", &json!([]))[0].contains("no checkpoint"));
     }
 }

@@ -16,7 +16,7 @@ pub(crate) const HELP: &str = "Exit codes:
   1    refused or failed: standard error says why, and what to do next
   2    the command line is wrong, nothing was tried
   3    no node answers, or it did not in time
-  130  ended by a third Ctrl-C, unsaved
+  130  ended by Ctrl-C; what saves first, by a third one, unsaved
 
 Variables:
   AETHER_LOG                what is logged to standard error: warn, info, aether_cluster=debug …

@@ -2,7 +2,7 @@
 //!
 //! A node keeps its last 4,096 events; older ones are gone, and the first line says so. Not here: a world's own record (`aether flight`).
 
-use crate::operate::{NodeArgs, client};
+use crate::operate::{NodeArgs, SCRIPTS_MAX, client};
 use crate::style::{Paint, paint};
 use crate::{CommandResult, is_said};
 use aether_admin::{Client, ClientError, Request, rfc3339};
@@ -83,7 +83,10 @@ pub(crate) fn run(args: &LogsArgs, node: &NodeArgs) -> CommandResult {
     let client = client(node)?;
     // One that does not exist, or is another node's, would be silent for ever.
     if let Some(world) = &args.world {
-        client.ask(&Request::World(query_text(world)?.to_owned()), &json!({}))?;
+        let told = client.ask(&Request::World(format!("{}?scripts={SCRIPTS_MAX}", query_text(world)?)), &json!({}))?;
+        if let Some(script) = &args.script {
+            is_there(world, script, &told["scripts"])?;
+        }
     }
     let from_ms = args.since.map_or(0, |since| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -111,6 +114,20 @@ pub(crate) fn run(args: &LogsArgs, node: &NodeArgs) -> CommandResult {
         shown = show(&more, from_ms, node.is_json(), paint)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a world has a script; if not, those that it has. One that is only being started says nothing yet.
+fn is_there(world: &str, script: &str, scripts: &Value) -> Result<(), String> {
+    const SHOWN: usize = 12;
+    let names: Vec<_> = scripts.as_array().into_iter().flatten().filter_map(|script| script["name"].as_str()).collect();
+    if names.is_empty() || names.contains(&script) {
+        return Ok(());
+    }
+    let more = match names.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more: `aether describe {world}` has them all"),
+    };
+    Err(format!("world {world} has no script {script}: it has {}{more}", names[..names.len().min(SHOWN)].join(", ")))
 }
 
 fn complain(text: &str) {
@@ -174,6 +191,14 @@ mod tests {
         assert_eq!(line(&event, Paint::none()), format!("{} warn  town-1/thief: ended", rfc3339(0)));
         let reload = json!({ "time_ms": 0, "level": 2, "kind": "reload", "world": null, "script": "door", "text": "serves" });
         assert!(line(&reload, Paint::none()).ends_with("info  reload of door: serves"));
+    }
+
+    #[test]
+    fn a_script_that_is_not_there_is_an_error_with_those_that_are() {
+        let scripts = json!([{ "name": "door" }, { "name": "thief" }]);
+        assert_eq!(is_there("town", "thief", &scripts), Ok(()));
+        assert_eq!(is_there("town", "thieef", &scripts).unwrap_err(), "world town has no script thieef: it has door, thief");
+        assert_eq!(is_there("town", "thief", &json!([])), Ok(()));
     }
 
     #[test]

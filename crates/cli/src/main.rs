@@ -22,6 +22,7 @@ mod top;
 mod view;
 
 use aether_scripting::compile::{CompileLimits, Compiler};
+use aether_types::counted;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -132,7 +133,8 @@ fn main() -> ExitCode {
         Command::Token(command) => operate::data_dir(&cli.node).and_then(|dir| token::run(&command, &dir, cli.node.is_json())),
         Command::Player(command) => player::run(&command, &cli.node),
         Command::CheckConfig { file } => config_file::load(&file).map(|config| {
-            say(&format!("{} is good: {} worlds, {} scripts", file.display(), worlds(&config), scripts(&config)));
+            let (worlds, scripts) = (counted(worlds(&config) as usize, "world"), counted(scripts(&config) as usize, "script"));
+            say(&format!("{} is good: {worlds}, {scripts}", file.display()));
             ExitCode::SUCCESS
         }),
         Command::Logs(args) => logs::run(&args, &cli.node),

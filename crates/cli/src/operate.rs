@@ -4,17 +4,17 @@
 //! questions and answers themselves (`aether-admin`), how they look (`answer.rs`).
 
 use crate::answer::{
-    describe_lines, flight_lines, limits_lines, list, move_line, node_line, placement_line, plan_lines, reload_lines, shown,
-    text, world_line,
+    checkpoint_lines, describe_lines, flight_lines, limits_lines, list, move_line, node_line, placement_line, plan_lines,
+    reload_lines, text, world_line,
 };
 use crate::{CommandResult, config_file, exit, progress, say};
 use aether_admin::{CheckpointBody, Client, ClientError, MoveBody, PinBody, Request, RestoreBody, RollbackBody, socket_path};
 use aether_cluster::NodeConfig;
 use aether_scripting::{ScriptId, Version};
-use aether_types::WorldId;
+use aether_types::{WorldId, counted};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,6 +27,15 @@ pub(crate) struct NodeArgs {
     /// For commands to a running node of a cluster: which of the file's nodes. The first, if it says nothing.
     #[arg(long, global = true, value_name = "NAME")]
     node: Option<String>,
+    /// For commands to a running node: its admin address, if it is on another machine: https://HOST:PORT. Without it: its socket.
+    #[arg(long, global = true, value_name = "URL")]
+    url: Option<String>,
+    /// With --url: a file with a token. Without it: the variable AETHER_TOKEN.
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// With --url https://…: the certificates (PEM) of who signed the node's.
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// For commands to a running node, `script test` and `script profile`: how the answer is printed.
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     output: OutputFormat,
@@ -40,6 +49,22 @@ impl NodeArgs {
     pub(crate) fn is_json(&self) -> bool {
         self.output == OutputFormat::Json
     }
+
+    /// The node's address, if that was given: then no cluster file is needed.
+    pub(crate) fn at_address(&self) -> Result<Option<Client>, Box<dyn std::error::Error>> {
+        let Some(url) = &self.url else { return Ok(None) };
+        let token = match &self.token_file {
+            Some(path) => Some(read_token(path)?),
+            None => std::env::var("AETHER_TOKEN").ok().filter(|token| !token.is_empty()),
+        };
+        Ok(Some(Client::at(url, token, self.ca.as_deref())?))
+    }
+}
+
+/// The token in a file.
+pub(crate) fn read_token(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("could not read {}: {error}", path.display()))?;
+    Ok(text.trim().to_owned())
 }
 
 /// The cluster file that these arguments name, and which of its nodes they mean; `None`: it is no cluster's.
@@ -70,7 +95,10 @@ pub(crate) fn socket_of(node: &NodeArgs, config: &NodeConfig) -> PathBuf {
 
 /// Who asks the node that these arguments name.
 pub(crate) fn client(node: &NodeArgs) -> Result<Client, Box<dyn std::error::Error>> {
-    Ok(Client::new(socket_path(&data_dir(node)?)))
+    match node.at_address()? {
+        Some(client) => Ok(client),
+        None => Ok(Client::new(socket_path(&data_dir(node)?))),
+    }
 }
 
 /// How an answer is printed.
@@ -288,7 +316,8 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
         }
         OperateCommand::Collect => {
             let answer = client.ask(&Request::Collect, &none)?;
-            let line = format!("removed {} versions and {} sources", answer["versions"], answer["sources"]);
+            let count = |field: &str, thing| counted(answer[field].as_u64().unwrap_or(0) as usize, thing);
+            let line = format!("removed {} and {}", count("versions", "version"), count("sources", "source"));
             (answer, vec![line])
         }
         OperateCommand::Nodes => {
@@ -345,7 +374,10 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
                     Ok(list(&cluster["worlds"]).iter().filter(leaves).count() as u64)
                 };
                 if let Err(left) = progress::until_none(&format!("{name} gives its worlds away"), DRAIN_TIME, left)? {
-                    let text = format!("{name} still has {left} worlds: `aether plan` says for which there is no other node");
+                    let text = format!(
+                        "{name} still has {}: `aether plan` says for which there is no other node",
+                        counted(left as usize, "world")
+                    );
                     return Err(text.into());
                 }
             }
@@ -367,14 +399,20 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
         }
         OperateCommand::Suspend { world, script } => {
             let request = Request::Script { world: world.to_string(), script: script.to_string(), suspend: true };
-            (client.ask(&request, &none)?, vec![format!("{world}/{script} is suspended")])
+            let answer = client.ask(&request, &none)?;
+            let line = format!("{world}/{script} is suspended{}", already(&answer));
+            (answer, vec![line])
         }
         OperateCommand::Resume { world, script: Some(script) } => {
             let request = Request::Script { world: world.to_string(), script: script.to_string(), suspend: false };
-            (client.ask(&request, &none)?, vec![format!("{world}/{script} goes on")])
+            let answer = client.ask(&request, &none)?;
+            let line = if answer["done"] == false { "runs already" } else { "goes on" };
+            (answer, vec![format!("{world}/{script} {line}")])
         }
         OperateCommand::Resume { world, script: None } => {
-            (client.ask(&Request::ResumeWorld(world.to_string()), &none)?, vec![format!("{world} is started")])
+            let answer = client.ask(&Request::ResumeWorld(world.to_string()), &none)?;
+            let line = if answer["done"] == false { "is not parked: there is nothing to resume" } else { "is started" };
+            (answer, vec![format!("{world} {line}")])
         }
         OperateCommand::Checkpoint { world, name } => {
             let body = CheckpointBody { name: name.clone() };
@@ -384,8 +422,7 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
         }
         OperateCommand::Checkpoints { world } => {
             let answer = client.ask(&Request::Checkpoints(world.to_string()), &none)?;
-            let line = |c: &Value| format!("{:>8} {:>10} bytes {}", shown(&c["commit"]), shown(&c["bytes"]), text(&c["name"]));
-            let lines = list(&answer).iter().map(line).collect();
+            let lines = checkpoint_lines(world.as_str(), &answer);
             (answer, lines)
         }
         OperateCommand::Restore { world, checkpoint } => {
@@ -397,7 +434,10 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
             let line = |aside: &Value| {
                 format!("tick {} {}: {}: {}", aside["tick"], text(&aside["script"]), text(&aside["cause"]), text(&aside["call"]))
             };
-            let lines = list(&answer).iter().map(line).collect();
+            let mut lines: Vec<_> = list(&answer).iter().map(line).collect();
+            if lines.is_empty() {
+                lines.push(format!("no message was set aside in {world}"));
+            }
             (answer, lines)
         }
         OperateCommand::Flight { world } => {
@@ -423,7 +463,12 @@ pub(crate) fn run(command: &OperateCommand, node: &NodeArgs) -> CommandResult {
 }
 
 /// Scripts of one world in an answer, all of them.
-const SCRIPTS_MAX: usize = 20_000;
+pub(crate) const SCRIPTS_MAX: usize = 20_000;
+
+/// What was so before is done too: no error, and said.
+fn already(answer: &Value) -> &'static str {
+    if answer["done"] == false { " already" } else { "" }
+}
 
 /// How far the reload has come that the node coordinates.
 fn how_far(client: &Client) -> Option<String> {
@@ -431,7 +476,7 @@ fn how_far(client: &Client) -> Option<String> {
     let reload = list(&reloads).first()?;
     let worlds = |field: &str| reload[field].as_u64().unwrap_or(0);
     Some(format!(
-        "{} v{}: {} worlds swap, {} watch it, {} are done",
+        "{} v{} in worlds: swapping {}, watching {}, done {}",
         text(&reload["script"]),
         reload["version"],
         worlds("swapping"),
@@ -440,7 +485,7 @@ fn how_far(client: &Client) -> Option<String> {
     ))
 }
 
-pub(crate) fn read_script(folder: &std::path::Path) -> Result<(String, Vec<u8>), Box<dyn std::error::Error>> {
+pub(crate) fn read_script(folder: &Path) -> Result<(String, Vec<u8>), Box<dyn std::error::Error>> {
     let read = |path: PathBuf| std::fs::read(&path).map_err(|error| format!("could not read {}: {error}", path.display()));
     let manifest = String::from_utf8(read(folder.join("script.toml"))?)?;
     let folder = folder.canonicalize()?;

@@ -7,6 +7,7 @@ use aether_admin::gateway::pass::secret_path;
 use aether_admin::gateway::{Gateway, GatewayError, GatewayOptions, serve_gateway};
 use aether_admin::{HttpOptions, HttpServer, ServeError, audit_path, serve_http, tokens_path};
 use aether_cluster::{Node, NodeConfig, WorldState};
+use aether_types::counted;
 use clap::Args;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,9 @@ pub(crate) fn serve_admin(node: &Arc<Node>, config: &NodeConfig, base: &Path) ->
         tokens: tokens_path(&data_dir),
         audit: audit_path(&data_dir),
         require_token: config.admin.require_token,
+        connections_max: config.admin.connections_max,
+        connections_per_address: config.admin.connections_per_address,
+        stall: Duration::from_secs(config.admin.stall_seconds.into()),
     };
     serve_http(Arc::clone(node), options).map(Some)
 }
@@ -120,11 +124,11 @@ pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> Command
         say(&format!("players at {}", gateway.url()));
     }
     say(&format!(
-        "node {} up in {:.0} ms: {} worlds, {} scripts. Ctrl-C saves and stops.",
+        "node {} up in {:.0} ms: {}, {}. Ctrl-C saves and stops.",
         config.node.name,
         begin.elapsed().as_secs_f64() * 1e3,
-        crate::worlds(config),
-        crate::scripts(config)
+        counted(crate::worlds(config) as usize, "world"),
+        counted(crate::scripts(config) as usize, "script")
     ));
     let deadline = args.seconds.map(|seconds| begin + Duration::from_secs(seconds.into()));
     let mut view: Box<dyn View> = if terminal {
@@ -159,8 +163,9 @@ pub(crate) fn show(config: &NodeConfig, base: &Path, args: &ShowArgs) -> Command
     }
     let seconds = begin.elapsed().as_secs_f64();
     if report.moved > 0 {
-        say(&format!("{} worlds run on other nodes now.", report.moved));
+        let (moved, run) = (counted(report.moved, "world"), if report.moved == 1 { "runs" } else { "run" });
+        say(&format!("{moved} {run} on other nodes now."));
     }
-    say(&format!("{} worlds saved in {:.0} ms. Run the same command to go on.", report.saved, seconds * 1e3));
+    say(&format!("{} saved in {:.0} ms. Run the same command to go on.", counted(report.saved, "world"), seconds * 1e3));
     Ok(if report.failed.is_empty() && !all_ended { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -27,7 +27,7 @@ pub(crate) enum ScriptCommand {
     /// Check a script: its imports, exports, limits and manifest.
     #[command(after_help = "Example:\n  aether script check scripts/patrol/patrol.wasm")]
     Check {
-        /// A .wasm or .wat file.
+        /// A .wasm or .wat file, or the folder of a built project.
         file: PathBuf,
         /// SHA-256 that the file must have.
         #[arg(long)]
@@ -61,7 +61,7 @@ pub(crate) enum ScriptCommand {
 /// Arguments of `aether script run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// A .wasm or .wat file. A script.toml beside it is used.
+    /// A .wasm or .wat file, or the folder of a built project. A script.toml beside it is used.
     file: PathBuf,
     /// Ticks to run after on_start.
     #[arg(long, default_value_t = 10)]
@@ -136,7 +136,25 @@ fn refuse_other(bytes: &[u8], wanted: Option<Digest>) -> Result<(), ClientError>
     }
 }
 
-fn check(file: &Path, sha256: Option<Digest>) -> CommandResult {
+/// The module that is meant: the file itself, or what a project's folder publishes.
+fn module_of(path: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let project = Project::open(path)?;
+    let published = project.published_file();
+    match (published.is_file(), &project.build) {
+        (true, _) => Ok(published),
+        (false, None) => Ok(project.code_file()),
+        (false, Some(_)) => {
+            Err(format!("{0} is not built: `aether script build {0}` does it, or name a .wasm or .wat file", path.display())
+                .into())
+        }
+    }
+}
+
+fn check(path: &Path, sha256: Option<Digest>) -> CommandResult {
+    let file = &module_of(path)?;
     let bytes = read(file)?;
     let (manifest, written) = manifest_of(file)?;
     let runtime = runtime_for(&manifest, written)?;
@@ -175,12 +193,13 @@ fn check(file: &Path, sha256: Option<Digest>) -> CommandResult {
 }
 
 fn execute(args: &RunArgs) -> CommandResult {
-    let bytes = read(&args.file)?;
-    let (manifest, written) = manifest_of(&args.file)?;
+    let file = &module_of(&args.file)?;
+    let bytes = read(file)?;
+    let (manifest, written) = manifest_of(file)?;
     let runtime = runtime_for(&manifest, written)?;
     refuse_other(&bytes, args.sha256)?;
     // Debug information is for us, and may be more than a module may have.
-    let code = Project::open(&args.file).and_then(|project| project.code_of(&args.file)).or_else(|_| Code::new(&bytes))?;
+    let code = Project::open(file).and_then(|project| project.code_of(file)).or_else(|_| Code::new(&bytes))?;
     let module = runtime.load(&code.wasm, None)?;
     let fuel = args.fuel.unwrap_or(if written { manifest.limits.fuel } else { runtime.config().max_ops });
     let mut sandbox = Sandbox::new(&runtime, &module, &manifest, &args.world, args.tick_hz, fuel)?;
@@ -192,9 +211,9 @@ fn execute(args: &RunArgs) -> CommandResult {
     let state = (end == MeteringOutcome::Completed).then(|| sandbox.call(Call::Save));
     sandbox.log().iter().for_each(|line| say(line));
     let counters = sandbox.script.take_counters();
-    say(&format!("{}: {end}", args.file.display()));
+    say(&format!("{}: {end}", file.display()));
     if let Some(trace) = sandbox.trace() {
-        for line in trace_lines(&trace, &code.symbols, crate::config_file::folder(&args.file)) {
+        for line in trace_lines(&trace, &code.symbols, crate::config_file::folder(file)) {
             say(&format!("  {line}"));
         }
     }

@@ -1,10 +1,10 @@
 //! `aether token`: who may use the admin address of a node.
 //!
 //! Works on the token file in the node's data directory, whether the node runs or not; a running node reads it again at the next
-//! request. Not here: what a token may do (`aether_admin::access`), the file itself (`aether_admin::TokenFile`).
+//! request. Who makes or revokes one is written to the node's audit log. Not here: what a token may do (`aether_admin::access`), the file itself (`aether_admin::TokenFile`).
 
 use crate::{CommandResult, say};
-use aether_admin::{Role, Token, TokenFile, access, rfc3339, tokens_path};
+use aether_admin::{Machine, Role, Token, TokenError, TokenFile, access, audit_path, rfc3339, tokens_path};
 use clap::Subcommand;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -46,7 +46,10 @@ pub(crate) fn run(command: &TokenCommand, data_dir: &Path, as_json: bool) -> Com
     let file = TokenFile::new(path.clone());
     let (answer, lines) = match command {
         TokenCommand::Make { name, role, days } => {
-            let (token, text) = file.make(name, *role, *days)?;
+            let given = json!({ "name": name, "role": role, "days": days });
+            // What is written down is all but the token itself.
+            let (token, text) =
+                audited(data_dir, "token make", given, || file.make(name, *role, *days), |(token, _)| json_of(token))?;
             let mut answer = json_of(&token);
             answer["token"] = text.as_str().into();
             let explain = format!("the token of {name}, {role}{}; it is not shown again:", until(&token));
@@ -61,7 +64,7 @@ pub(crate) fn run(command: &TokenCommand, data_dir: &Path, as_json: bool) -> Com
             (tokens.iter().map(json_of).collect(), lines)
         }
         TokenCommand::Revoke { token } => {
-            let token = file.revoke(token)?;
+            let token = audited(data_dir, "token revoke", json!({ "token": token }), || file.revoke(token), json_of)?;
             (json_of(&token), vec![format!("{} ({}) is revoked", token.name, token.id)])
         }
         TokenCommand::Roles => {
@@ -75,6 +78,24 @@ pub(crate) fn run(command: &TokenCommand, data_dir: &Path, as_json: bool) -> Com
         lines.iter().for_each(|line| say(line));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Change something, and write down who did and what came of it. What cannot be written down is not done.
+fn audited<R>(
+    data_dir: &Path,
+    command: &str,
+    given: Value,
+    change: impl FnOnce() -> Result<R, TokenError>,
+    told: impl FnOnce(&R) -> Value,
+) -> Result<R, Box<dyn std::error::Error>> {
+    let path = audit_path(data_dir);
+    let machine = Machine::open(data_dir)
+        .map_err(|error| format!("not done: the audit log {} cannot be written: {error}", path.display()))?;
+    let changed = change();
+    let outcome = changed.as_ref().map(told).map_err(ToString::to_string);
+    let noted = machine.note(command, given, outcome);
+    noted.map_err(|error| format!("`aether {command}` was done, but not written to {}: {error}", path.display()))?;
+    Ok(changed?)
 }
 
 fn day(seconds: u64) -> String {

@@ -3,6 +3,7 @@
 use crate::say;
 use aether_cluster::{ClusterNode, ClusterStatus, EventLog, NodeStatus, WorldState, WorldStatus};
 use aether_scripting::abi::HostGroup;
+use aether_types::counted;
 use aether_world_runtime::{ScriptState, ScriptStatus};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
@@ -88,7 +89,7 @@ struct JsonLine<'a> {
 
 /// A cluster in a line.
 fn cluster_text(cluster: &ClusterStatus) -> String {
-    let node = |node: &ClusterNode| format!("{} {} {} worlds", node.name, node.state, node.worlds);
+    let node = |node: &ClusterNode| format!("{} {} {}", node.name, node.state, counted(node.worlds, "world"));
     let living: Vec<_> = cluster.nodes.iter().filter(|node| node.state != "dead").map(node).collect();
     format!("cluster {}: {}", cluster.name, living.join(", "))
 }

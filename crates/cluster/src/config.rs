@@ -166,11 +166,25 @@ pub struct AdminSection {
     /// Whether a token is needed also on loopback before any was made. `false`: until the first `aether token make`, whoever is on
     /// this machine may see and operate the node. For development.
     pub require_token: bool,
+    /// Connections at a time, streams of events with them.
+    pub connections_max: u32,
+    /// Of them, those of one address, or of one IPv6 network: more where many come through one proxy.
+    pub connections_per_address: u32,
+    /// A connection that takes nothing of what is sent to it for so long is closed.
+    pub stall_seconds: u32,
 }
 
 impl Default for AdminSection {
     fn default() -> AdminSection {
-        AdminSection { listen: None, tls_cert: None, tls_key: None, require_token: true }
+        AdminSection {
+            listen: None,
+            tls_cert: None,
+            tls_key: None,
+            require_token: true,
+            connections_max: 512,
+            connections_per_address: 64,
+            stall_seconds: 20,
+        }
     }
 }
 
@@ -456,6 +470,9 @@ impl NodeConfig {
         if self.admin.tls_cert.is_some() != self.admin.tls_key.is_some() {
             c.bad("admin.tls_key", format!("{:?}", self.admin.tls_key), "set if, and only if, admin.tls_cert is");
         }
+        c.range("admin.connections_max", self.admin.connections_max, 1..=100_000, "1 to 100000");
+        c.range("admin.connections_per_address", self.admin.connections_per_address, 1..=100_000, "1 to 100000");
+        c.range("admin.stall_seconds", self.admin.stall_seconds, 1..=3_600, "1 to 3600");
         check_gateway(&mut c, &self.gateway);
         let nodes = self.cluster.iter().flat_map(|cluster| &cluster.node);
         let gateways = self.gateway.listen.is_some() || nodes.clone().any(|node| node.gateway.is_some());

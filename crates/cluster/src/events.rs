@@ -1,6 +1,7 @@
 //! What happened on a node, for people: the last few thousand events, in order.
 
 use aether_scripting::{Trace, Version};
+use aether_types::counted;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -62,6 +63,8 @@ pub enum NodeEvent {
         script: String,
         /// What happened.
         text: String,
+        /// Whether it will not come to serve: it was refused or rolled back.
+        failed: bool,
     },
     /// All of this node's worlds run a new version. It is watched before it is kept.
     Live {
@@ -96,9 +99,13 @@ impl std::fmt::Display for NodeEvent {
             NodeEvent::WorldEnded { world, cause, parked: true } => write!(f, "{world} parked: {cause}"),
             NodeEvent::WorldEnded { world, cause, parked: false } => write!(f, "{world} ended, comes back: {cause}"),
             NodeEvent::Cluster { text } => write!(f, "cluster: {text}"),
-            NodeEvent::Reload { script, text } => write!(f, "reload of {script}: {text}"),
+            NodeEvent::Reload { script, text, .. } => write!(f, "reload of {script}: {text}"),
             NodeEvent::Live { script, version, worlds, swap_ms } => {
-                write!(f, "reload of {script}: version {version} runs in {worlds} worlds after {swap_ms} ms, and is watched")
+                write!(
+                    f,
+                    "reload of {script}: version {version} runs in {} after {swap_ms} ms, and is watched",
+                    counted(*worlds, "world")
+                )
             }
         }
     }
@@ -131,7 +138,8 @@ impl EventLog {
             NodeEvent::Overload { world, action } => tracing::info!(world, action, "overload"),
             NodeEvent::WorldEnded { world, cause, parked } => tracing::error!(world, cause, parked, "world ended"),
             NodeEvent::Cluster { text } => tracing::info!(text, "cluster"),
-            NodeEvent::Reload { script, text } => tracing::info!(script, text, "reload"),
+            NodeEvent::Reload { script, text, failed: true } => tracing::warn!(script, text, "reload failed"),
+            NodeEvent::Reload { script, text, failed: false } => tracing::info!(script, text, "reload"),
             NodeEvent::Live { script, version, worlds, swap_ms } => tracing::info!(script, %version, worlds, swap_ms, "live"),
         }
         let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);

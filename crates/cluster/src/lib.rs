@@ -19,6 +19,7 @@ mod ticker;
 pub mod trace;
 mod world;
 
+pub use aether_store::CheckpointEntry;
 pub use aether_world_runtime::SetAside;
 pub use config::{ClusterSection, ConfigError, MemberSpec, NodeConfig, WorldSpec};
 pub use events::{EventLog, NodeEvent, TimedEvent};

@@ -1,16 +1,22 @@
-//! The actor of one script: it builds instances, off the tick path, and its world is lent them.
+//! The actor of scripts that are to be built: it builds instances, off the tick path, and its world is lent them.
 //!
-//! Building may run the script's start function, so it is done on threads that may block, as many at a time as there are permits.
-//! Not here: when to build (the world says), running (the tick threads).
+//! It lives for one order. One that waited for the next would cost ten KiB, more than an instance, and a world is in order for nearly
+//! all of its time. Building may run a script's start function, so it is done on threads that may block, as many at a time as there are
+//! permits. Not here: when to build (the world says), running (the tick threads).
 
+use crate::ticker::panic_text;
 use crate::world::actor::WorldMessage;
 use aether_scripting::ScriptInstance;
 use aether_scripting::instance::InstanceError;
 use aether_types::Version;
 use aether_world_runtime::{BuildOrder, ScriptKey};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
+
+/// Instances of one order: half a millisecond of building as a rule. Of a large world, several are built at a time.
+pub(crate) const ORDER_MAX: usize = 32;
 
 /// What an instance is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,19 +27,24 @@ pub(crate) enum Purpose {
     Reload(Version),
 }
 
+/// What one actor builds.
+pub(crate) struct Builds {
+    /// The world's life that it was ordered in.
+    pub world_life: u64,
+    pub purpose: Purpose,
+    pub orders: Vec<BuildOrder>,
+}
+
 /// What a script actor is told.
 #[derive(ractor_cluster::RactorMessage)]
 pub(crate) enum ScriptMessage {
-    Build(BuildOrder, Purpose),
+    Build(Arc<Builds>),
 }
 
 /// An instance, or why there is none.
 pub(crate) struct Built {
-    /// The world's life that it was ordered in.
-    pub world_life: u64,
     pub key: ScriptKey,
     pub life: u32,
-    pub purpose: Purpose,
     pub result: Result<ScriptInstance, InstanceError>,
 }
 
@@ -41,7 +52,6 @@ pub(crate) struct ScriptActor;
 
 pub(crate) struct ScriptArguments {
     pub world: ActorRef<WorldMessage>,
-    pub world_life: u64,
     pub builders: Arc<Semaphore>,
 }
 
@@ -60,20 +70,34 @@ impl Actor for ScriptActor {
 
     async fn handle(
         &self,
-        _: ActorRef<ScriptMessage>,
+        myself: ActorRef<ScriptMessage>,
         message: ScriptMessage,
         state: &mut ScriptArguments,
     ) -> Result<(), ActorProcessingErr> {
-        let ScriptMessage::Build(order, purpose) = message;
-        let (key, life) = (order.key, order.life);
+        let ScriptMessage::Build(builds) = message;
         let permit = Arc::clone(&state.builders).acquire_owned().await?;
+        let ordered = Arc::clone(&builds);
         let building = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            order.build()
+            ordered.orders.iter().map(build).collect()
         });
-        // A panic in host code while it was built: the script cannot be started, whoever is to blame.
-        let result = building.await.unwrap_or_else(|error| Err(InstanceError::Engine(error.to_string())));
-        state.world.cast(WorldMessage::Built(Built { world_life: state.world_life, key, life, purpose, result }))?;
+        let failed = |error: &dyn std::fmt::Display| -> Vec<Built> {
+            builds.orders.iter().map(|order| unbuilt(order, error.to_string())).collect()
+        };
+        let all = building.await.unwrap_or_else(|error| failed(&error));
+        state.world.cast(WorldMessage::Built { by: myself.get_id(), builds, all })?;
         Ok(())
     }
+}
+
+fn build(order: &BuildOrder) -> Built {
+    // A panic in host code while one is built: that script cannot be started, whoever is to blame. The others can.
+    match catch_unwind(AssertUnwindSafe(|| order.build())) {
+        Ok(result) => Built { key: order.key, life: order.life, result },
+        Err(panic) => unbuilt(order, format!("panic: {}", panic_text(&*panic))),
+    }
+}
+
+fn unbuilt(order: &BuildOrder, why: String) -> Built {
+    Built { key: order.key, life: order.life, result: Err(InstanceError::Engine(why)) }
 }

@@ -4,13 +4,16 @@ use crate::engine::Engine;
 use crate::entities::{Entity, EntityKey, id_of};
 use crate::network_api::OpenCalls;
 use crate::physics::SavedBody;
+use aether_scripting::output::Standing;
 use aether_scripting::{Call, EntityId, Event, InstanceId, Message};
 use aether_types::codec::{self, CodecError};
 use serde::{Deserialize, Serialize};
 use slotmap::SlotMap;
 use std::collections::BTreeMap;
 
-const SCHEMA: u8 = 1;
+const SCHEMA: u8 = 2;
+/// Of builds that did not remember what stands: it is what [`SCHEMA`] has first.
+const SCHEMA_BEFORE: u8 = 1;
 
 /// A message or an event that waits.
 #[derive(Serialize, Deserialize)]
@@ -79,11 +82,14 @@ pub(crate) fn save(engine: &Engine, inboxes: bool) -> Result<Vec<u8>, CodecError
         next_sound: engine.sounds.next,
         sounds: engine.sounds.owners.clone(),
     };
-    codec::encode(SCHEMA, &saved)
+    codec::encode(SCHEMA, &(saved, &engine.standing))
 }
 
 pub(crate) fn restore(engine: &mut Engine, bytes: &[u8]) -> Result<(), CodecError> {
-    let saved: Saved = codec::decode(SCHEMA, bytes)?;
+    let (saved, standing): (Saved, Standing) = match codec::decode(SCHEMA, bytes) {
+        Err(CodecError::Schema { found: SCHEMA_BEFORE, .. }) => (codec::decode(SCHEMA_BEFORE, bytes)?, Standing::default()),
+        decoded => decoded?,
+    };
     let damaged = || CodecError::Damaged("an entity of a kind or prefab that the checkpoint does not name".to_owned());
     if saved
         .entities
@@ -122,5 +128,6 @@ pub(crate) fn restore(engine: &mut Engine, bytes: &[u8]) -> Result<(), CodecErro
     engine.component_bytes = engine.entities.slots.values().map(Entity::component_bytes).sum();
     engine.sounds.next = saved.next_sound;
     engine.sounds.owners = saved.sounds;
+    engine.standing = standing;
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::output_api::Sounds;
 use crate::physics::Physics;
 use crate::prefab::PrefabSet;
 use crate::storage_api::Storage;
-use aether_scripting::output::{ClientCommand, InboundCall, OutboundCall, WorldOutput};
+use aether_scripting::output::{ClientCommand, InboundCall, OutboundCall, Standing, WorldOutput};
 use aether_scripting::{
     ApiError, ApiResult, Call, Caller, EntityId, EntityState, EntityView, Event, Host, HostStats, InstanceId, PlayerId, Vec3,
 };
@@ -59,6 +59,7 @@ pub struct Engine {
     pub(crate) open_calls: OpenCalls,
     pub(crate) storage: Storage,
     pub(crate) sounds: Sounds,
+    pub(crate) standing: Standing,
     pub(crate) commands: Vec<ClientCommand>,
     pub(crate) outbound: Vec<OutboundCall>,
     /// Worlds that do not take what was sent to them: nothing more is called there.
@@ -99,6 +100,7 @@ impl Engine {
             component_bytes: 0,
             examined: 0,
             sounds: Sounds::default(),
+            standing: Standing::default(),
             commands: Vec::new(),
             outbound: Vec::new(),
             blocked: HashSet::new(),
@@ -140,6 +142,7 @@ impl Engine {
     /// Queue a command for clients. The world's rates bound them long before this does.
     pub(crate) fn command(&mut self, command: ClientCommand) {
         if self.commands.len() < self.config.commands_max {
+            self.standing.apply(&command);
             self.commands.push(command);
         } else {
             self.callers.dropped += 1;
@@ -190,9 +193,10 @@ impl Host for Engine {
         self.callers.pop()
     }
 
-    fn add_script(&mut self, caller: Caller, entity: Option<(&str, Vec3)>) -> ApiResult<()> {
+    fn add_script(&mut self, mut caller: Caller, entity: Option<(&str, Vec3)>) -> ApiResult<()> {
         let instance = caller.instance;
-        let kinds = self.kind_set(&caller.entity_kinds);
+        // Kept as numbers only.
+        let kinds = self.kind_set(&std::mem::take(&mut caller.entity_kinds));
         let (mut returned, mut self_entity) = (Vec::new(), None);
         let mut member = Member { info: caller, inbox: VecDeque::new(), topics: Vec::new() };
         if let Some(at) = self.returning.iter().position(|saved| saved.instance == instance) {
@@ -216,7 +220,6 @@ impl Host for Engine {
         let kinds = self.kind_set(entity_kinds);
         self.callers.set_kinds(instance, kinds);
         if let Some(member) = self.callers.get_mut(instance) {
-            member.info.entity_kinds = entity_kinds.to_vec();
             member.info.storage_namespace = storage_namespace;
         }
     }
@@ -323,6 +326,10 @@ impl Host for Engine {
             // The lower half of a slot map's key is the slot.
             visit(EntityState { id, slot: id.0 as u32, kind: entity.kind, position: entity.position, yaw: entity.yaw });
         }
+    }
+
+    fn standing(&self) -> Option<&Standing> {
+        Some(&self.standing)
     }
 
     fn kind_name(&self, kind: u16) -> &str {

@@ -11,7 +11,7 @@
 pub use aether_types::{EntityId, InstanceId, PlayerId};
 
 use crate::call::Call;
-use crate::output::{InboundCall, WorldOutput};
+use crate::output::{InboundCall, Standing, WorldOutput};
 use crate::rate::ActionRateLimited;
 use aether_types::codec::CodecError;
 use serde::Serialize;
@@ -358,6 +358,10 @@ pub trait Host: EntityApi + PhysicsApi + UIApi + AudioApi + NetworkApi + Storage
     /// Every entity, for those who show the world to players.
     fn look(&self, visit: &mut dyn FnMut(EntityState)) {
         let _ = visit;
+    }
+    /// What everybody sees and hears until it is taken away, for those who come later. `None`: this host does not know.
+    fn standing(&self) -> Option<&Standing> {
+        None
     }
     /// What a kind's number stands for.
     fn kind_name(&self, kind: u16) -> &str {

@@ -8,7 +8,6 @@ use crate::data::ScriptData;
 use crate::meter::fuel;
 use crate::metering::{Budget, MeteringOutcome, TrapKind};
 use crate::module::ScriptModule;
-use crate::trace::Trace;
 use aether_types::Version;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -84,17 +83,6 @@ pub enum Reply {
     Tested(i32),
 }
 
-/// How a call ended, on the fibre's side.
-pub(crate) struct Ended {
-    pub outcome: MeteringOutcome,
-    /// Where it was, if it ended badly and its engine knows.
-    pub trace: Option<Box<Trace>>,
-    pub fuel: u64,
-    pub reply: Reply,
-    /// The call, if it ended badly.
-    pub failed: Option<Call>,
-}
-
 /// From, call, address, lengths of method and payload.
 type MessageParams = (i64, i64, i32, i32, i32);
 /// Kind, a, b, address, lengths of topic and payload.
@@ -104,6 +92,7 @@ type EventParams = (i32, i64, i64, i32, i32, i32);
 pub(crate) type OnTick = TypedFunc<(f32, i64), i64>;
 
 /// The exports that are called often, looked up once.
+#[repr(C)]
 pub(crate) struct Exports {
     pub on_tick: Option<OnTick>,
     on_message: Option<TypedFunc<MessageParams, ()>>,

@@ -1,9 +1,10 @@
-//! A script that may pause: its store lives in a future that is polled for one quantum of fuel at a time.
+//! A script that may pause: a call of it is a future that is polled for one quantum of fuel at a time.
 //!
-//! Start with [`Fibre::poll`]. World and future meet in a [`Meeting`]: the world puts in what to call and itself, the future how the
-//! call ended. Not here: what a call does (`call`), when to go on with a paused one (`aether-world-runtime`).
+//! Start with [`Fibre::begin`]. Between calls a script sits here, and its store can be read like any other's. A call takes the store with
+//! it, and gives it back with its end: while it is paused nobody can reach it. World and call meet in a [`Meeting`]: the world puts itself
+//! in for the length of a poll. Not here: what a call does (`call`), when to go on with a paused one (`aether-world-runtime`).
 
-use crate::call::{Call, Ended, Exports, Reply, outcome_of, perform};
+use crate::call::{Call, Exports, Reply, outcome_of, perform};
 use crate::data::{Counters, ScriptData, WorldContext, WorldSlot};
 use crate::instance::Step;
 use crate::meter::fuel;
@@ -19,11 +20,37 @@ use std::task::{Context, Poll, Waker};
 use wasmtime::Store;
 
 pub(crate) struct Fibre {
+    /// `None` in the middle of a call. Behind a pointer, since each call moves it twice.
+    seat: Option<Box<Seat>>,
     meeting: Arc<Meeting>,
-    future: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Fuel of a whole call.
+    total: u64,
+    paused: Option<Paused>,
+    kept: Box<Kept>,
 }
 
-/// What world and future both hold.
+/// A script between two calls.
+struct Seat {
+    store: Store<ScriptData>,
+    exports: Exports,
+}
+
+/// What a call ends with: the script, what it gave, what its counter holds, and the call itself.
+type Ending = (Box<Seat>, wasmtime::Result<Reply>, i64, Call);
+
+struct Paused {
+    future: Pin<Box<dyn Future<Output = Ending> + Send>>,
+    /// Fuel reported of it.
+    reported: u64,
+}
+
+/// What is known of a script while it is paused: as of its last finished call.
+struct Kept {
+    random: Pcg64Mcg,
+    counters: Counters,
+}
+
+/// Where a world and the call that it polls meet. Small, since every poll of a thousand scripts touches it.
 #[derive(Default)]
 #[repr(C)]
 pub(crate) struct Meeting {
@@ -32,31 +59,38 @@ pub(crate) struct Meeting {
     pub exchange: AtomicRefCell<Exchange>,
 }
 
-/// Where world and paused script meet. What every tick touches comes first: a thousand of these fit in no cache.
+/// What they exchange.
 #[derive(Default)]
 #[repr(C)]
 pub(crate) struct Exchange {
-    /// What the world lends while it polls the fibre.
+    /// What the world lends while it polls.
     pub lent: Option<Box<WorldContext>>,
-    /// What to do next.
-    asked: Option<Asked>,
-    /// How it ended.
-    ended: Option<Ended>,
     /// What the call that runs had used when it paused.
     pub used: u64,
-    /// Fuel reported of it.
-    reported: u64,
-    /// Host calls and memory.
-    counters: Counters,
-    /// The state of its randomness after the last finished call.
-    random: Option<Pcg64Mcg>,
 }
 
-/// What a world asks of a fibre.
-enum Asked {
-    Call(Call),
-    /// Bring `counters` up to date.
-    Report,
+/// A tick: what nearly every call is, without the room that the others take on the way.
+async fn tick(mut seat: Box<Seat>, dt: f32, fuel: i64) -> Ending {
+    let Seat { store, exports } = &mut *seat;
+    let (result, left) = match &exports.on_tick {
+        Some(on_tick) => match on_tick.call_async(&mut *store, (dt, fuel)).await {
+            Ok(left) => (Ok(Reply::None), left),
+            Err(error) => (Err(error), fuel::counter(store)),
+        },
+        None => (Ok(Reply::None), fuel),
+    };
+    (seat, result, left, Call::Tick(dt))
+}
+
+/// Any call.
+async fn other(mut seat: Box<Seat>, call: Call, fuel: i64) -> Ending {
+    let Seat { store, exports } = &mut *seat;
+    let result = match fuel::set_counter(&mut *store, fuel) {
+        Ok(()) => perform(store, exports, &call, true).await,
+        Err(error) => Err(error),
+    };
+    let left = fuel::counter(store);
+    (seat, result, left, call)
 }
 
 impl Fibre {
@@ -66,138 +100,129 @@ impl Fibre {
         let data = store.data_mut();
         data.world = WorldSlot::Shared(Arc::clone(&meeting));
         data.own.fuel.wait_each(quantum);
-        {
-            let mut exchange = meeting.exchange.borrow_mut();
-            exchange.counters.memory_bytes = data.meter.used;
-            exchange.random = Some(data.own.random.clone());
-        }
-        let future = Box::pin(live(store, exports, Arc::clone(&meeting), total));
-        Ok(Fibre { meeting, future })
+        let counters = Counters { memory_bytes: data.meter.used, ..Counters::default() };
+        let kept = Box::new(Kept { random: data.own.random.clone(), counters });
+        let seat = Box::new(Seat { store, exports });
+        Ok(Fibre { seat: Some(seat), meeting, total, paused: None, kept })
     }
 
     /// The state of its randomness after its last finished call.
-    pub(crate) fn random(&self) -> Option<Pcg64Mcg> {
-        self.meeting.exchange.borrow().random.clone()
+    pub(crate) fn random(&self) -> Pcg64Mcg {
+        self.seat.as_ref().map_or(&self.kept.random, |seat| &seat.store.data().own.random).clone()
     }
 
-    /// Host calls since this was last asked, and memory; if it is `idle`, as of now, else as of its last finished call.
-    pub(crate) fn take_counters(&mut self, idle: bool) -> Counters {
-        if idle {
-            self.meeting.exchange.borrow_mut().asked = Some(Asked::Report);
-            let _ = self.future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    /// Host calls since this was last asked, and memory; in the middle of a call as of its last finished one.
+    pub(crate) fn take_counters(&mut self) -> Counters {
+        if let Some(seat) = &mut self.seat {
+            self.kept.count(&mut seat.store);
         }
-        let counters = &mut self.meeting.exchange.borrow_mut().counters;
+        let counters = &mut self.kept.counters;
         let memory_bytes = counters.memory_bytes;
         Counters { memory_bytes, ..std::mem::replace(counters, Counters { memory_bytes, ..Counters::default() }) }
     }
 
-    /// Begin a call (`Some`) or go on with the one that is paused, for one quantum. Whether it is paused now is in the outcome.
+    /// Begin a call, for one quantum. Whether it is paused now is in the outcome.
     #[inline]
-    pub(crate) fn poll(&mut self, world: &mut Option<Box<WorldContext>>, call: Option<Call>) -> (Step, Option<Box<Trace>>) {
-        let Fibre { meeting, future } = self;
-        {
-            let mut exchange = meeting.exchange.borrow_mut();
-            std::mem::swap(&mut exchange.lent, world);
-            if let Some(call) = call {
-                exchange.asked = Some(Asked::Call(call));
-                exchange.reported = 0;
-            }
-        }
-        meeting.polls.store(meeting.polls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        let _ = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        let exchange = &mut *meeting.exchange.borrow_mut();
-        std::mem::swap(&mut exchange.lent, world);
-        match exchange.ended.take() {
-            Some(Ended { outcome, trace, fuel, reply, failed }) => {
-                (Step { outcome, fuel: exchange.report(fuel), reply, failed }, trace)
-            }
-            None => {
-                let outcome = MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: true };
-                let fuel = exchange.report(exchange.used);
-                (Step { outcome, fuel, reply: Reply::None, failed: None }, None)
-            }
-        }
-    }
-}
-
-impl Exchange {
-    /// Of what the call has used, what was not reported yet.
-    #[inline]
-    fn report(&mut self, used: u64) -> u64 {
-        let step = used.saturating_sub(self.reported);
-        self.reported = self.reported.max(used);
-        step
-    }
-}
-
-/// The life of a script on a fibre: one call after the other, until one ends badly.
-async fn live(mut store: Store<ScriptData>, mut exports: Exports, meeting: Arc<Meeting>, total: u64) {
-    loop {
-        let next = |_: &mut Context<'_>| {
-            let asked = meeting.exchange.borrow_mut().asked.take();
-            match asked {
-                Some(Asked::Call(call)) => return Poll::Ready(call),
-                Some(Asked::Report) => report(&mut store, &meeting),
-                None => {}
-            }
-            Poll::Pending
-        };
-        let call = std::future::poll_fn(next).await;
-        let polls = meeting.polls.load(Ordering::Relaxed);
-        let own = &mut store.data_mut().own;
+    pub(crate) fn begin(&mut self, world: &mut Option<Box<WorldContext>>, call: Call) -> (Step, Option<Box<Trace>>) {
+        let mut seat = self.seat.take().expect("a script in the middle of a call is given no other one");
+        let own = &mut seat.store.data_mut().own;
         (own.charged, own.since_yield) = (0, 0);
-        let first = own.fuel.begin(total);
-        let (result, left) = match &call {
-            // What nearly every call is, without the room that the others take on the way.
-            Call::Tick(dt) => match &exports.on_tick {
-                Some(on_tick) => match on_tick.call_async(&mut store, (*dt, first)).await {
-                    Ok(left) => (Ok(Reply::None), left),
-                    Err(error) => (Err(error), fuel::counter(&mut store)),
-                },
-                None => (Ok(Reply::None), first),
-            },
-            call => {
-                let result = match fuel::set_counter(&mut store, first) {
-                    Ok(()) => Box::pin(perform(&mut store, &mut exports, call, true)).await,
-                    Err(error) => Err(error),
-                };
-                (result, fuel::counter(&mut store))
+        let first = own.fuel.begin(self.total);
+        match call {
+            Call::Tick(dt) => self.first_poll(world, Box::pin(tick(seat, dt, first))),
+            call => self.first_poll(world, Box::pin(other(seat, call, first))),
+        }
+    }
+
+    #[inline]
+    fn first_poll<F>(&mut self, world: &mut Option<Box<WorldContext>>, mut future: Pin<Box<F>>) -> (Step, Option<Box<Trace>>)
+    where
+        F: Future<Output = Ending> + Send + 'static,
+    {
+        match self.meeting.poll(world, future.as_mut()) {
+            Poll::Ready(ending) => self.end(ending, None),
+            Poll::Pending => {
+                let paused = self.paused.insert(Paused { future, reported: 0 });
+                (paused.step(&self.meeting), None)
             }
-        };
-        let own = &store.data().own;
+        }
+    }
+
+    /// Go on with the call that is paused, for one quantum.
+    pub(crate) fn resume(&mut self, world: &mut Option<Box<WorldContext>>) -> (Step, Option<Box<Trace>>) {
+        let mut paused = self.paused.take().expect("only a paused call goes on");
+        match self.meeting.poll(world, paused.future.as_mut()) {
+            Poll::Ready(ending) => self.end(ending, Some(paused.reported)),
+            Poll::Pending => {
+                let paused = self.paused.insert(paused);
+                (paused.step(&self.meeting), None)
+            }
+        }
+    }
+
+    /// A call came to its end. `reported`: the fuel that was, if it was paused.
+    #[inline]
+    fn end(&mut self, (seat, result, left, call): Ending, reported: Option<u64>) -> (Step, Option<Box<Trace>>) {
+        let seat = self.seat.insert(seat);
+        let own = &mut seat.store.data_mut().own;
         let used = own.fuel.used(left, own.charged);
         // What was stopped has not done what it could not pay for.
-        let fuel = if result.is_ok() { used } else { used.min(total) };
-        let (outcome, reply, trace) = match result {
-            Ok(reply) => (MeteringOutcome::Completed, reply, None),
-            Err(error) => (outcome_of(&error), Reply::None, Trace::of(&error, &exports.module)),
-        };
-        if polls != meeting.polls.load(Ordering::Relaxed) || outcome.is_end() {
-            // Whoever is paused whenever it is asked would never report.
-            report(&mut store, &meeting);
-        }
-        let own = &mut store.data_mut().own;
-        let mut exchange = meeting.exchange.borrow_mut();
+        let used = if result.is_ok() { used } else { used.min(self.total) };
         if std::mem::take(&mut own.random_used) {
-            exchange.random = Some(own.random.clone());
+            self.kept.random = own.random.clone();
         }
-        exchange.ended = Some(Ended { outcome, trace, fuel, reply, failed: outcome.is_end().then_some(call) });
-        drop(exchange);
-        if outcome.is_end() {
-            return;
+        if reported.is_some() {
+            // Whoever is paused whenever it is asked would never report.
+            self.kept.count(&mut seat.store);
+        }
+        let fuel = used.saturating_sub(reported.unwrap_or(0));
+        match result {
+            Ok(reply) => (Step { outcome: MeteringOutcome::Completed, fuel, reply, failed: None }, None),
+            Err(error) => {
+                let step = Step { outcome: outcome_of(&error), fuel, reply: Reply::None, failed: Some(call) };
+                (step, Trace::of(&error, &seat.exports.module))
+            }
         }
     }
 }
 
-/// Move what was counted to where the world can read it.
-fn report(store: &mut Store<ScriptData>, meeting: &Meeting) {
-    let data = store.data_mut();
-    let Counters { host_calls, refused, memory_bytes } = &mut meeting.exchange.borrow_mut().counters;
-    for (sum, calls) in host_calls.iter_mut().zip(&mut data.own.host_calls) {
-        *sum += std::mem::take(calls);
+impl Paused {
+    /// The call has paused: what it used since it was last reported.
+    fn step(&mut self, meeting: &Meeting) -> Step {
+        let used = meeting.exchange.borrow().used;
+        let fuel = used.saturating_sub(self.reported);
+        self.reported = self.reported.max(used);
+        let outcome = MeteringOutcome::BudgetExceeded { budget: Budget::Fuel, paused: true };
+        Step { outcome, fuel, reply: Reply::None, failed: None }
     }
-    for (sum, actions) in refused.iter_mut().zip(data.own.limiter.take_refused()) {
-        *sum += actions;
+}
+
+impl Meeting {
+    /// One poll, with the world lent to it.
+    #[inline]
+    fn poll<F>(&self, world: &mut Option<Box<WorldContext>>, future: Pin<&mut F>) -> Poll<Ending>
+    where
+        F: Future<Output = Ending> + ?Sized,
+    {
+        std::mem::swap(&mut self.exchange.borrow_mut().lent, world);
+        self.polls.store(self.polls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let polled = future.poll(&mut Context::from_waker(Waker::noop()));
+        std::mem::swap(&mut self.exchange.borrow_mut().lent, world);
+        polled
     }
-    *memory_bytes = data.meter.used;
+}
+
+impl Kept {
+    /// Move what was counted to where it can be read while the script is paused.
+    fn count(&mut self, store: &mut Store<ScriptData>) {
+        let data = store.data_mut();
+        let Counters { host_calls, refused, memory_bytes } = &mut self.counters;
+        for (sum, calls) in host_calls.iter_mut().zip(&mut data.own.host_calls) {
+            *sum += std::mem::take(calls);
+        }
+        for (sum, actions) in refused.iter_mut().zip(data.own.limiter.take_refused()) {
+            *sum += actions;
+        }
+        *memory_bytes = data.meter.used;
+    }
 }

@@ -223,18 +223,24 @@ impl ScriptInstance {
                 self.ended = step.outcome.is_end();
                 step
             }
-            Body::Fibre(_) => self.poll(world, Some(call)),
+            Body::Fibre(fibre) => {
+                let polled = fibre.begin(world, call);
+                self.after_poll(polled)
+            }
         }
     }
 
     /// `on_tick`, the call that there are thousands of in a tick.
     #[inline]
     pub fn run_tick(&mut self, world: &mut Option<Box<WorldContext>>, dt: f32, fuel: u64) -> (MeteringOutcome, u64) {
-        let Body::Sync(body) = &mut self.body else {
-            let step = self.poll(world, Some(Call::Tick(dt)));
-            return (step.outcome, step.fuel);
+        let SyncBody { store, on_tick, exports } = match &mut self.body {
+            Body::Sync(body) => body,
+            Body::Fibre(fibre) => {
+                let polled = fibre.begin(world, Call::Tick(dt));
+                let step = self.after_poll(polled);
+                return (step.outcome, step.fuel);
+            }
         };
-        let SyncBody { store, on_tick, exports } = body;
         let Some(on_tick) = on_tick else { return (MeteringOutcome::Completed, 0) };
         let (result, fuel) = metered(store, world, fuel, |store, fuel| match on_tick.call(&mut *store, (dt, fuel)) {
             Ok(left) => (Ok(()), left),
@@ -254,15 +260,15 @@ impl ScriptInstance {
     /// Go on with a paused call for another quantum.
     pub fn resume(&mut self, world: &mut Option<Box<WorldContext>>) -> Step {
         debug_assert!(self.paused, "only a paused call goes on");
-        self.poll(world, None)
+        let Body::Fibre(fibre) = &mut self.body else {
+            unreachable!("only scripts on a fibre pause");
+        };
+        let polled = fibre.resume(world);
+        self.after_poll(polled)
     }
 
     #[inline]
-    fn poll(&mut self, world: &mut Option<Box<WorldContext>>, call: Option<Call>) -> Step {
-        let Body::Fibre(fibre) = &mut self.body else {
-            unreachable!("only scripts on a fibre are polled");
-        };
-        let (step, trace) = fibre.poll(world, call);
+    fn after_poll(&mut self, (step, trace): (Step, Option<Box<Trace>>)) -> Step {
         if trace.is_some() {
             self.trace = trace;
         }
@@ -279,7 +285,7 @@ impl ScriptInstance {
     pub fn random(&self) -> RandomState {
         RandomState(match &self.body {
             Body::Sync(body) => body.store.data().own.random.clone(),
-            Body::Fibre(fibre) => fibre.random().unwrap_or_else(|| Pcg64Mcg::seed_from_u64(0)),
+            Body::Fibre(fibre) => fibre.random(),
         })
     }
 
@@ -291,7 +297,7 @@ impl ScriptInstance {
                 let (host_calls, refused) = (std::mem::take(&mut data.own.host_calls), data.own.limiter.take_refused());
                 Counters { host_calls, refused, memory_bytes: data.meter.used }
             }
-            Body::Fibre(fibre) => fibre.take_counters(!self.paused && !self.ended),
+            Body::Fibre(fibre) => fibre.take_counters(),
         }
     }
 }

@@ -253,8 +253,18 @@ impl StoreError {
 /// A stored key: namespace, key, value.
 pub type StoredKey = (String, String, Vec<u8>);
 
-/// A checkpoint in a list: number of its commit, name, bytes.
-pub type CheckpointEntry = (u64, Option<String>, u64);
+/// A checkpoint in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointEntry {
+    /// The number of its commit.
+    pub seq: u64,
+    /// An operator's name for it.
+    pub name: Option<String>,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was written by the database's clock, milliseconds since 1970; `None`: by a build that did not note it.
+    pub made_ms: Option<u64>,
+}
 
 /// Durable state. What returns no [`Done`] is durable when it returns.
 pub trait Store: Send + Sync {

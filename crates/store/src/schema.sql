@@ -17,6 +17,7 @@ CREATE TABLE IF NOT EXISTS world_ckpt (
   world_id TEXT NOT NULL,
   seq      BIGINT NOT NULL,
   name     TEXT,                           -- an operator's; NULL: made by itself. Before data, or it is read past megabytes
+  made_ms  BIGINT,                         -- when, since 1970; NULL: by an older build
   data     BLOB NOT NULL,
   PRIMARY KEY (world_id, seq)
 );

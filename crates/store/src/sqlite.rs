@@ -11,6 +11,7 @@ use crate::{
     VersionRow,
 };
 use aether_types::{Digest, Generation, ScriptId, Version, WorldId};
+use rusqlite::config::DbConfig;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use std::error::Error;
@@ -138,6 +139,8 @@ fn send_within(jobs: &SyncSender<Job>, mut job: Job, limit: Duration) -> Result<
 pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(5))?;
+    // Else a statement is planned anew each time that it is given another world, lest another plan were better. There is one plan.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     if connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))? == 0 {
         // Free pages can be given back to the disk. Only an empty file can be made so, and what comes next writes its first page.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
@@ -154,12 +157,11 @@ pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
 /// The tables, and what files of older builds lack.
 pub(crate) fn prepare_tables(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(include_str!("schema.sql"))?;
-    let named: bool =
-        connection.query_row("SELECT EXISTS (SELECT 1 FROM pragma_table_info('world_ckpt') WHERE name = 'name')", [], |row| {
-            row.get(0)
-        })?;
-    if !named {
-        connection.execute_batch("ALTER TABLE world_ckpt ADD COLUMN name TEXT")?;
+    for (column, of_type) in [("name", "TEXT"), ("made_ms", "BIGINT")] {
+        let known = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('world_ckpt') WHERE name = ?1)";
+        if !connection.query_row(known, [column], |row| row.get::<_, bool>(0))? {
+            connection.execute_batch(&format!("ALTER TABLE world_ckpt ADD COLUMN {column} {of_type}"))?;
+        }
     }
     Ok(())
 }
@@ -174,7 +176,7 @@ where
     text.parse::<T>().map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }
 
-fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(crate) fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column).map(|number| number as u64)
 }
 
@@ -204,15 +206,9 @@ impl Drop for SqliteStore {
 
 impl Store for SqliteStore {
     fn claim(&self, world: &WorldId) -> Result<Claim, StoreError> {
-        let world = world.clone();
-        self.write(move |transaction| {
-            transaction.execute("INSERT INTO world (world_id) VALUES (?1) ON CONFLICT DO NOTHING", [world.as_str()])?;
-            transaction.query_row(
-                "UPDATE world SET epoch = epoch + 1 WHERE world_id = ?1 RETURNING epoch, commit_seq",
-                [world.as_str()],
-                |row| Ok(Claim { generation: Generation(number(row, 0)?), commit_seq: number(row, 1)? }),
-            )
-        })
+        let (send, receive) = sync_channel(1);
+        self.send(Job::Claim(world.clone(), send))?;
+        receive.recv().map_err(|_| StoreError::Closed)?
     }
 
     fn release(&self, world: &WorldId, generation: Generation) -> Result<(), StoreError> {
@@ -269,7 +265,8 @@ impl Store for SqliteStore {
             })?;
             let mut checkpoints = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             let first = connection
-                .query_row("SELECT ckpt_seq FROM world WHERE world_id = ?1", [world.as_str()], |row| number(row, 0))
+                .prepare_cached("SELECT ckpt_seq FROM world WHERE world_id = ?1")?
+                .query_row([world.as_str()], |row| number(row, 0))
                 .optional()?;
             // Here and not in SQL, which would sort megabytes. The sort is stable.
             if let Some(first) = first {
@@ -281,10 +278,13 @@ impl Store for SqliteStore {
 
     fn list_checkpoints(&self, world: &WorldId) -> Result<Vec<CheckpointEntry>, StoreError> {
         self.read(|connection| {
-            let mut query =
-                connection.prepare("SELECT seq, name, length(data) FROM world_ckpt WHERE world_id = ?1 ORDER BY seq DESC")?;
-            let rows = query.query_map([world.as_str()], |row| Ok((number(row, 0)?, row.get(1)?, number(row, 2)?)))?;
-            rows.collect()
+            let list = "SELECT seq, name, length(data), made_ms FROM world_ckpt WHERE world_id = ?1 ORDER BY seq DESC";
+            let mut query = connection.prepare(list)?;
+            let entry = |row: &Row<'_>| {
+                let made_ms = row.get::<_, Option<i64>>(3)?.and_then(|made| u64::try_from(made).ok());
+                Ok(CheckpointEntry { seq: number(row, 0)?, name: row.get(1)?, bytes: number(row, 2)?, made_ms })
+            };
+            query.query_map([world.as_str()], entry)?.collect()
         })
     }
 
@@ -467,7 +467,25 @@ mod tests {
         let kept = store.load_checkpoints(&world("town")).unwrap();
         let kept: Vec<_> = kept.iter().map(|checkpoint| (checkpoint.seq, checkpoint.name.as_deref())).collect();
         assert_eq!(kept, [(2, Some("first")), (1, None)]);
+        let made: Vec<_> = store.list_checkpoints(&world("town")).unwrap().iter().map(|entry| entry.made_ms.is_some()).collect();
+        assert_eq!(made, [true, false]);
         assert_eq!(store.load_messages(&world("town")).unwrap().outbox, [sent]);
+    }
+
+    #[test]
+    fn worlds_that_are_claimed_at_once_have_each_generation_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = &SqliteStore::open(dir.path()).unwrap();
+        let claimed: Vec<_> = std::thread::scope(|scope| {
+            let claims = (0..32).map(|n| (n % 4, scope.spawn(move || store.claim(&world(["a", "b", "c", "d"][n % 4])).unwrap())));
+            let claims: Vec<_> = claims.collect();
+            claims.into_iter().map(|(of, claim)| (of, claim.join().unwrap().generation.0)).collect()
+        });
+        for of in 0..4 {
+            let mut generations: Vec<_> = claimed.iter().filter(|(world, _)| *world == of).map(|(_, number)| *number).collect();
+            generations.sort_unstable();
+            assert_eq!(generations, [1, 2, 3, 4, 5, 6, 7, 8]);
+        }
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //!
 //! Start with [`Writer::run`]; [`apply`] is the fence and the data of one batch. Not here: who gives it work (`sqlite`).
 
-use crate::sqlite::Options;
-use crate::{Batch, Channel, Done, KvWrite, MessageWrites, StoreError, StoredMessage};
+use crate::sqlite::{Options, number};
+use crate::{Batch, Channel, Claim, Done, KvWrite, MessageWrites, StoreError, StoredMessage};
+use aether_types::{Generation, WorldId};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-/// Batches in one transaction: bounds how long the first waits for the last.
+/// Batches or claims in one transaction: bounds how long the first waits for the last.
 const GROUP_MAX: usize = 512;
 /// Each waits five seconds for the lock.
 const BUSY_RETRIES: usize = 6;
@@ -33,6 +34,8 @@ const FREE_PAGES: i64 = 1_024;
 #[expect(clippy::large_enum_variant, reason = "nearly all are commits")]
 pub(crate) enum Job {
     Commit(Batch, Done),
+    /// A world begins. Worlds begin in crowds.
+    Claim(WorldId, SyncSender<Result<Claim, StoreError>>),
     /// Something else that writes, in a transaction of its own, after all that was given before.
     Write(Box<dyn FnOnce(&mut Writer) + Send>),
     Flush(SyncSender<()>),
@@ -72,32 +75,26 @@ impl Writer {
     }
 
     pub fn run(mut self, queue: &Queue) {
-        while let Some(first) = self.next(queue) {
-            let mut batches = Vec::new();
-            let mut job = Some(first);
-            let mut after = None;
-            while let Some(next) = job.take() {
-                match next {
-                    Job::Commit(batch, done) => batches.push((batch, done)),
-                    // What came before it must be done first.
-                    other => {
-                        after = Some(other);
-                        break;
-                    }
+        let mut after = None;
+        while let Some(job) = after.take().or_else(|| self.next(queue)) {
+            // What came before something of another kind must be done first.
+            match job {
+                Job::Commit(batch, done) => {
+                    let commit = |job| if let Job::Commit(batch, done) = job { Ok((batch, done)) } else { Err(Box::new(job)) };
+                    let (batches, other) = gather((batch, done), queue, commit);
+                    after = other;
+                    self.commit_group(batches);
                 }
-                if batches.len() < GROUP_MAX {
-                    job = queue.try_next();
+                Job::Claim(world, reply) => {
+                    let claim = |job| if let Job::Claim(world, reply) = job { Ok((world, reply)) } else { Err(Box::new(job)) };
+                    let (claims, other) = gather((world, reply), queue, claim);
+                    after = other;
+                    self.claim_group(claims);
                 }
-            }
-            if !batches.is_empty() {
-                self.commit_group(batches);
-            }
-            match after {
-                Some(Job::Write(write)) => write(&mut self),
-                Some(Job::Flush(reply)) => {
+                Job::Write(write) => write(&mut self),
+                Job::Flush(reply) => {
                     let _ = reply.send(());
                 }
-                Some(Job::Commit(..)) | None => {}
             }
         }
     }
@@ -171,6 +168,17 @@ impl Writer {
         result
     }
 
+    fn claim_group(&mut self, claims: Vec<(WorldId, SyncSender<Result<Claim, StoreError>>)>) {
+        let result = self.transact(|transaction| {
+            claims.iter().map(|(world, _)| claim(transaction, world)).collect::<rusqlite::Result<Vec<Claim>>>()
+        });
+        let result = result.map_err(|error| self.failed(&error));
+        for (i, (_, reply)) in claims.into_iter().enumerate() {
+            // Who asked may have gone.
+            let _ = reply.send(result.as_ref().map(|claimed| claimed[i]).map_err(StoreError::clone));
+        }
+    }
+
     /// One transaction for all; a batch that the fence refuses writes nothing and does not hinder the others.
     fn commit_group(&mut self, batches: Vec<(Batch, Done)>) {
         let kept = self.checkpoints_kept;
@@ -186,6 +194,27 @@ impl Writer {
             });
         }
     }
+}
+
+/// All of one kind that are there, with the first one; and what comes after them, which is of another.
+fn gather<T>(first: T, queue: &Queue, of_kind: impl Fn(Job) -> Result<T, Box<Job>>) -> (Vec<T>, Option<Job>) {
+    let mut all = vec![first];
+    while all.len() < GROUP_MAX {
+        match queue.try_next().map(&of_kind) {
+            Some(Ok(one)) => all.push(one),
+            Some(Err(other)) => return (all, Some(*other)),
+            None => break,
+        }
+    }
+    (all, None)
+}
+
+/// The world is whoever's asks last: what earlier owners write from now on is refused.
+fn claim(transaction: &Transaction<'_>, world: &WorldId) -> rusqlite::Result<Claim> {
+    transaction.prepare_cached("INSERT INTO world (world_id) VALUES (?1) ON CONFLICT DO NOTHING")?.execute([world.as_str()])?;
+    transaction
+        .prepare_cached("UPDATE world SET epoch = epoch + 1 WHERE world_id = ?1 RETURNING epoch, commit_seq")?
+        .query_row([world.as_str()], |row| Ok(Claim { generation: Generation(number(row, 0)?), commit_seq: number(row, 1)? }))
 }
 
 /// The fence, then the data. `false`: the fence refused, nothing was written.
@@ -212,7 +241,10 @@ fn apply(transaction: &Transaction<'_>, batch: &Batch, checkpoints_kept: u32) ->
     apply_messages(transaction, world, &batch.messages)?;
     if let Some(data) = &batch.checkpoint {
         transaction
-            .prepare_cached("INSERT INTO world_ckpt (world_id, seq, name, data) VALUES (?1, ?2, ?3, ?4)")?
+            .prepare_cached(
+                "INSERT INTO world_ckpt (world_id, seq, name, data, made_ms) \
+                 VALUES (?1, ?2, ?3, ?4, CAST(unixepoch('subsec') * 1000 AS INTEGER))",
+            )?
             .execute(params![world, seq, batch.checkpoint_name, data])?;
         transaction.prepare_cached("UPDATE world SET ckpt_seq = ?2 WHERE world_id = ?1")?.execute(params![world, seq])?;
         // Those with a name and those without are counted apart.

@@ -14,9 +14,9 @@ fn refused(result: Result<PostgresStore, StoreError>) -> String {
 fn a_database_of_a_build_too_new_is_refused_and_that_of_a_neighbour_is_not() {
     let cluster = Cluster::new();
     drop(cluster.open());
-    cluster.sql("INSERT INTO migration VALUES (2, 1)");
+    cluster.sql("INSERT INTO migration VALUES (3, 1)");
     drop(cluster.open());
-    cluster.sql("INSERT INTO migration VALUES (3, 3)");
+    cluster.sql("INSERT INTO migration VALUES (4, 4)");
     let error = refused(PostgresStore::open(&cluster.server.url(), cluster.options()));
     assert!(error.contains("install a newer build"), "{error}");
 }

@@ -235,7 +235,11 @@ fn named_checkpoints_survive_retention_and_do_not_count_in_it() {
         let wanted = [(5, Some("after")), (4, None), (3, None), (2, Some("before"))];
         assert_eq!(kept(&*store), wanted.map(|(seq, name)| (seq, name.map(str::to_owned))));
         let listed = store.list_checkpoints(&world("town")).unwrap();
-        assert_eq!(listed, wanted.map(|(seq, name)| (seq, name.map(str::to_owned), 1)));
+        let told: Vec<_> = listed.iter().map(|entry| (entry.seq, entry.name.as_deref(), entry.bytes)).collect();
+        assert_eq!(told, wanted.map(|(seq, name)| (seq, name, 1)));
+        let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+        let recent = |made_ms: Option<u64>| made_ms.is_some_and(|made_ms| now_ms.abs_diff(made_ms) < 600_000);
+        assert!(listed.iter().all(|entry| recent(entry.made_ms)), "{listed:?}");
     });
 }
 
@@ -264,7 +268,7 @@ fn a_restored_checkpoint_is_the_first_at_the_next_start_until_a_new_one_is_made(
         store.remove_checkpoints_after(&world("town"), claim.generation, 2).unwrap();
         let fair = || Some("fair".to_owned());
         assert_eq!(kept(&*store), [(2, None), (1, None), (3, fair())]);
-        assert_eq!(store.list_checkpoints(&world("town")).unwrap()[0].0, 3);
+        assert_eq!(store.list_checkpoints(&world("town")).unwrap()[0].seq, 3);
         checkpoint(&*store, &mut claim, None);
         assert_eq!(kept(&*store), [(5, None), (3, fair()), (2, None), (1, None)]);
     });
@@ -308,7 +312,7 @@ fn checkpoints_of_any_size_come_back_whole() {
                 .iter())
         );
         let listed = store.list_checkpoints(&world("town")).unwrap();
-        assert!(listed.iter().map(|entry| entry.2).eq(sizes.iter().rev().map(|size| *size as u64)));
+        assert!(listed.iter().map(|entry| entry.bytes).eq(sizes.iter().rev().map(|size| *size as u64)));
     });
 }
 

@@ -48,6 +48,11 @@ pub struct InstanceId(pub u64);
 #[serde(transparent)]
 pub struct PlayerId(pub u64);
 
+/// A number of things, for people: `1 world`, `2 worlds`.
+pub fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
 impl Version {
     /// The version after this one.
     pub fn next(self) -> Version {
@@ -92,5 +97,15 @@ impl fmt::Display for Blame {
             Blame::Operator => "operator",
             Blame::Host => "host",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_something_is_not_many() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "world")), ["0 worlds", "1 world", "2 worlds"]);
     }
 }

@@ -14,8 +14,10 @@ mod world;
 
 pub use clock::tick_cpu_ns;
 pub use overload::{OverloadAction, OverloadConfig, OverloadTracker};
-pub use reload::{Rehearsal, ReloadEvidence, ReloadOrder, ReloadPhase, ReloadRule};
+pub use reload::{Refusal, Rehearsal, ReloadEvidence, ReloadOrder, ReloadPhase, ReloadRule};
 pub use scheduler::{SchedulerConfig, ScriptKey, ScriptTraits, TickClose, TickScheduler, Turn};
-pub use script::{AddError, BuildOrder, ScriptCheckpoint, ScriptEnd, ScriptParts, ScriptState, ScriptStatus, SetAside, Standing};
+pub use script::{
+    AddError, BuildOrder, Ordered, ScriptCheckpoint, ScriptEnd, ScriptParts, ScriptState, ScriptStatus, SetAside, Standing,
+};
 pub use supervision::{Decision, End, RestartRule, Restarts, Strategy};
 pub use world::{TickReport, World, WorldCheckpoint, WorldConfig};

@@ -5,14 +5,15 @@
 
 use crate::scheduler::{ScriptKey, ScriptTraits};
 use crate::script::{
-    AddError, Bounded, BuildOrder, Hot, ScriptCheckpoint, ScriptEnd, ScriptParts, ScriptState, ScriptStatus, SetAside, Slot,
-    call_bounded,
+    AddError, Bounded, BuildOrder, Code, Hot, Next, Ordered, ScriptCheckpoint, ScriptEnd, ScriptParts, ScriptState, ScriptStatus,
+    SetAside, Slot, call_bounded,
 };
 use crate::supervision::{Decision, End, Restarts, Strategy};
 use crate::world::{TickReport, World};
 use aether_scripting::instance::InstanceError;
 use aether_scripting::{Call, Caller, InstanceSpec, OnBudget, Reply, ScriptInstance};
 use aether_types::{InstanceId, ScriptId, Version};
+use std::sync::Arc;
 
 /// Building an instance takes microseconds; this many in one tick do not hurt it.
 const REBUILDS_PER_TICK: usize = 32;
@@ -24,7 +25,7 @@ use crate::world::WorldConfig;
 
 impl World {
     /// Add a script. With its part of a checkpoint it goes on from there, else it starts.
-    pub fn add_script(&mut self, parts: ScriptParts, checkpoint: Option<&ScriptCheckpoint>) -> Result<ScriptKey, AddError> {
+    pub fn add_script(&mut self, mut parts: ScriptParts, checkpoint: Option<&ScriptCheckpoint>) -> Result<ScriptKey, AddError> {
         if self.names.contains(&parts.name) {
             return Err(AddError::NameTaken(parts.name));
         }
@@ -37,11 +38,11 @@ impl World {
             return Err(AddError::TooManyModules(self.modules.len()));
         }
         let instance = checkpoint.map_or(InstanceId(self.next_instance), |checkpoint| checkpoint.instance);
-        let spec = self.spec_of(&parts, instance);
-        let spec = InstanceSpec { random: checkpoint.and_then(|checkpoint| checkpoint.random.clone()), ..spec };
+        let random = checkpoint.and_then(|checkpoint| checkpoint.random.clone()).map(Box::new);
+        let next = Next { random, drained_at_ns: None };
         // Another's to build: then what is wrong with it is seen when it is installed.
         let built = match self.config.builds_itself {
-            true => Some(ScriptInstance::build(&parts.module, &spec, &self.memory)?),
+            true => Some(ScriptInstance::build(&parts.module, &self.spec_of(&parts, instance, &next), &self.memory)?),
             false => None,
         };
         let caller = Caller {
@@ -50,13 +51,11 @@ impl World {
             entity_kinds: parts.manifest.grants.entity_kinds.clone(),
             storage_namespace: parts.manifest.grants.storage_namespace.clone(),
         };
+        let entity = parts.entity.take();
         // A script that comes back has its entities already: they are in the engine's part of the checkpoint.
-        let entity =
-            parts.entity.as_ref().filter(|_| checkpoint.is_none()).map(|(prefab, position)| (prefab.as_str(), *position));
-        self.context()
-            .host
-            .add_script(caller, entity)
-            .map_err(|error| AddError::Engine { prefab: parts.entity.as_ref().map(|(prefab, _)| prefab.clone()), error })?;
+        let spawned = entity.as_ref().filter(|_| checkpoint.is_none()).map(|(prefab, position)| (prefab.as_str(), *position));
+        let added = self.context().host.add_script(caller, spawned);
+        added.map_err(|error| AddError::Engine { prefab: entity.map(|(prefab, _)| prefab), error })?;
         if checkpoint.is_some_and(|checkpoint| checkpoint.state.is_none()) {
             self.context().host.reset_script(instance);
         }
@@ -67,8 +66,9 @@ impl World {
         let saved = checkpoint.and_then(|checkpoint| checkpoint.state.clone().map(|state| (checkpoint.version, state)));
         let slot = Slot {
             key,
+            id: instance,
             parts,
-            spec,
+            next,
             life: 0,
             state: ScriptState::Running,
             saved,
@@ -100,7 +100,8 @@ impl World {
         Ok(key)
     }
 
-    pub(crate) fn spec_of(&self, parts: &ScriptParts, instance: InstanceId) -> InstanceSpec {
+    /// What an instance is built from. Not kept: it follows from what is.
+    pub(crate) fn spec_of(&self, parts: &ScriptParts, instance: InstanceId, next: &Next) -> InstanceSpec {
         InstanceSpec {
             instance,
             version: parts.version,
@@ -108,24 +109,38 @@ impl World {
             groups: parts.manifest.groups(),
             rates: parts.manifest.limits.rates,
             seed: self.config.seed ^ instance.0.wrapping_mul(0x9e37_79b9_7f4a_7c15),
-            random: None,
-            drained_at_ns: None,
+            random: next.random.as_deref().cloned(),
+            drained_at_ns: next.drained_at_ns,
             directory: parts.directory.clone(),
         }
     }
 
-    /// Give a script other code: what runs goes on, what is built next is the new one.
-    pub(crate) fn replace_parts(&mut self, key: ScriptKey, parts: ScriptParts) {
-        let Some(instance) = self.slot(key).map(|slot| slot.spec.instance) else { return };
-        let spec = self.spec_of(&parts, instance);
-        self.modules.insert(parts.module.source_digest());
-        self.scheduler.set_traits(key, traits_of(&parts));
-        let grants = parts.manifest.grants.clone();
-        self.context().host.set_grants(instance, &grants.entity_kinds, grants.storage_namespace);
-        if let Some(slot) = self.slot_mut(key) {
-            (slot.parts, slot.spec) = (parts, spec);
-            slot.life += 1;
+    fn order_of(&self, slot: &Slot) -> BuildOrder {
+        BuildOrder {
+            key: slot.key,
+            life: slot.life,
+            module: Arc::clone(&slot.parts.module),
+            spec: self.spec_of(&slot.parts, slot.id, &slot.next),
+            memory: Arc::clone(&self.memory),
         }
+    }
+
+    /// Give a script other code, and get back what it had: what runs goes on, what is built next is the new one.
+    pub(crate) fn replace_code(&mut self, key: ScriptKey, code: Code, next: Next) -> Option<(Code, Next)> {
+        let slot = self.slots.get_mut(key.0 as usize).and_then(Option::as_deref_mut)?;
+        let old = (slot.parts.replace(code), std::mem::replace(&mut slot.next, next));
+        slot.life += 1;
+        let grants = &slot.parts.manifest.grants;
+        if *grants != old.0.manifest.grants
+            && let Some(context) = &mut self.context
+        {
+            context.host.set_grants(slot.id, &grants.entity_kinds, grants.storage_namespace.clone());
+        }
+        self.scheduler.set_traits(key, traits_of(&slot.parts));
+        if slot.parts.module.source_digest() != old.0.module.source_digest() {
+            self.modules.insert(slot.parts.module.source_digest());
+        }
+        Some(old)
     }
 
     /// A script that could not be loaded or added is shown as parked: one bad script must not keep a world from starting.
@@ -154,7 +169,7 @@ impl World {
             && slot.saved.is_none()
             && let Some(context) = &mut self.context
         {
-            context.host.reset_script(slot.spec.instance);
+            context.host.reset_script(slot.id);
         }
         self.scheduler.set_runnable(key, true);
     }
@@ -169,7 +184,7 @@ impl World {
             slot.life += 1;
             // Who fails must not act more: a restarted script begins with empty allowances.
             if slot.seated {
-                slot.spec.drained_at_ns = Some(now_ns);
+                slot.next.drained_at_ns = Some(now_ns);
             }
             self.wanted.push(key);
         }
@@ -179,7 +194,7 @@ impl World {
     /// Instances that somebody must build and [`install`](World::install).
     pub fn take_wanted(&mut self) -> Vec<BuildOrder> {
         let wanted = std::mem::take(&mut self.wanted);
-        wanted.into_iter().filter_map(|key| Some(self.slot(key)?.order(&self.memory))).collect()
+        wanted.into_iter().filter_map(|key| Some(self.order_of(self.slot(key)?))).collect()
     }
 
     /// Whether instances are to be built.
@@ -232,7 +247,7 @@ impl World {
             self.done.push(in_hand);
         }
         let restart = slot.parts.manifest.supervision.restart;
-        let decision = slot.restarts.ended(&rule, restart, &end, now_ns, slot.spec.instance.0);
+        let decision = slot.restarts.ended(&rule, restart, &end, now_ns, slot.id.0);
         match decision {
             Decision::Restart { after_ns } => {
                 slot.state = ScriptState::Restarting;
@@ -289,7 +304,7 @@ impl World {
         if self.config.builds_itself {
             let count = self.wanted.len().min(REBUILDS_PER_TICK);
             for key in self.wanted.drain(..count).collect::<Vec<_>>() {
-                let Some(order) = self.slot(key).map(|slot| slot.order(&self.memory)) else { continue };
+                let Some(order) = self.slot(key).map(|slot| self.order_of(slot)) else { continue };
                 match order.build() {
                     Ok(instance) => self.seat(key, instance),
                     Err(error) => self.script_ended(key, end_of_build(&error), None, report),
@@ -298,26 +313,33 @@ impl World {
         }
     }
 
-    /// An operator takes a script out of the order; its state is saved. `false`: there is no such script that runs.
-    pub fn suspend(&mut self, name: &str) -> bool {
-        let running = |key: &ScriptKey| self.hot[key.0 as usize].instance.is_some();
-        let key = self.find(name).filter(running);
-        if let Some(key) = key {
+    /// An operator takes a script out of the order; its state is saved.
+    pub fn suspend(&mut self, name: &str) -> Ordered {
+        let Some((key, slot)) = self.find(name).and_then(|key| Some((key, self.slot(key)?))) else { return Ordered::Unknown };
+        if self.hot[key.0 as usize].instance.is_some() {
             self.suspend_now(key);
+            return Ordered::Done;
         }
-        key.is_some()
+        match &slot.state {
+            ScriptState::Suspended => Ordered::Already,
+            // One without an instance is on its way to one, whatever it is called.
+            ScriptState::Running | ScriptState::Paused | ScriptState::Restarting | ScriptState::Draining => {
+                Ordered::Not(ScriptState::Restarting)
+            }
+            state @ (ScriptState::Parked { .. } | ScriptState::Finished { .. }) => Ordered::Not(state.clone()),
+        }
     }
 
-    /// An operator puts a suspended, parked or finished script back. `false`: there is no such script.
-    pub fn resume(&mut self, name: &str) -> bool {
-        let resting = |state: &ScriptState| {
-            matches!(state, ScriptState::Suspended | ScriptState::Parked { .. } | ScriptState::Finished { .. })
-        };
-        let key = self.find(name).filter(|key| self.slot(*key).is_some_and(|slot| resting(&slot.state)));
-        if let Some(key) = key {
-            self.resume_now(key);
+    /// An operator puts a suspended, parked or finished script back.
+    pub fn resume(&mut self, name: &str) -> Ordered {
+        let Some((key, slot)) = self.find(name).and_then(|key| Some((key, self.slot(key)?))) else { return Ordered::Unknown };
+        match &slot.state {
+            ScriptState::Suspended | ScriptState::Parked { .. } | ScriptState::Finished { .. } => {
+                self.resume_now(key);
+                Ordered::Done
+            }
+            ScriptState::Running | ScriptState::Paused | ScriptState::Restarting | ScriptState::Draining => Ordered::Already,
         }
-        key.is_some()
     }
 
     pub(crate) fn suspend_now(&mut self, key: ScriptKey) {

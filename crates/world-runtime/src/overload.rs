@@ -132,6 +132,7 @@ impl OverloadTracker {
         }
         // A step must show in what came after it; the whole window must agree. It is cheaper to ask, and mostly says no.
         let whole = self.utilisation();
+        debug_assert_eq!(whole, self.utilisation_since(0), "the sum is that of the samples");
         if whole <= config.suspend_above && (whole >= config.resume_below || self.suspended.is_empty()) {
             return None;
         }

@@ -11,24 +11,29 @@
 //! from, other worlds, other nodes.
 
 use crate::scheduler::ScriptKey;
-use crate::script::{Boot, Bounded, BuildOrder, ScriptParts, ScriptState, call_bounded};
+use crate::script::{Boot, Bounded, BuildOrder, Code, Next, ScriptParts, ScriptState, call_bounded};
 use crate::supervision::{End, Restarts};
 use crate::world::{CpuClock, World};
 use aether_scripting::instance::InstanceError;
 use aether_scripting::manifest::ScriptManifest;
 use aether_scripting::{
-    ActionLimiter, ActionRates, Call, Caller, Host, InstanceSpec, MeteringOutcome, Reply, ScriptInstance, ScriptModule,
+    ActionLimiter, ActionRates, Call, Caller, Host, InstanceSpec, LogLine, MeteringOutcome, Reply, ScriptInstance, ScriptModule,
     WorldContext, WorldMemory,
 };
 use aether_types::{InstanceId, ScriptId, Version};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// Swaps in one tick at most; the clock is looked at too.
 const SWAPS_PER_TICK: usize = 64;
-/// What swaps may add to a tick, CPU nanoseconds: players must not notice a reload. The last one may still go over it.
-const SWAPS_NS: u64 = 400_000;
+/// What swaps may take of a tick, CPU nanoseconds: players must not notice a reload. In the next tick the first turns of what was
+/// swapped, each measured alone, take about half as much again.
+const SWAPS_NS: u64 = 250_000;
+/// Swaps between two looks at the clock, if there is room for so many: a look takes a tenth of the time of a swap.
+const SWAPS_PER_LOOK: u64 = 4;
+/// What a swap takes before one was measured.
+const SWAP_NS: u64 = 20_000;
 
 /// Bounds of a reload.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -128,8 +133,8 @@ pub enum ReloadPhase {
 /// An old version's place, to go back to.
 struct Retired {
     key: ScriptKey,
-    parts: ScriptParts,
-    spec: InstanceSpec,
+    code: Code,
+    next: Next,
     state: ScriptState,
     saved: Option<(Version, Vec<u8>)>,
     instance: Option<ScriptInstance>,
@@ -146,13 +151,70 @@ pub(crate) struct Reload {
     order: ReloadOrder,
     phase: ReloadPhase,
     pending: VecDeque<ScriptKey>,
-    /// Those that an instance is built for beforehand.
+    /// Those of them that an instance is built for beforehand.
     ordered: HashSet<ScriptKey>,
     fresh: HashMap<ScriptKey, ScriptInstance>,
     retired: Vec<Retired>,
     seen: ReloadEvidence,
     /// Ticks since it began.
     age: u32,
+    pace: SwapPace,
+}
+
+/// How many swaps fit into a tick. What one takes is learned as they are made.
+#[derive(Debug, Clone, Copy)]
+struct SwapPace {
+    swap_ns: u64,
+}
+
+impl SwapPace {
+    /// Swaps to make before the next look at the clock, of which the tick has so much time left. One a tick in any case, or a busy world
+    /// never changes.
+    fn few(self, left_ns: u64, swapped: usize) -> u64 {
+        let most = SWAPS_PER_LOOK.min(SWAPS_PER_TICK.saturating_sub(swapped) as u64);
+        (left_ns / self.swap_ns.max(1)).min(most).max(u64::from(swapped == 0))
+    }
+
+    /// So many took so long. At once more, slowly less: it is what keeps a tick short, not a mean.
+    fn learn(&mut self, swaps: u64, took_ns: u64) {
+        let measured = took_ns / swaps.max(1);
+        self.swap_ns = measured.max(self.swap_ns - self.swap_ns.saturating_sub(measured) / 4);
+    }
+}
+
+impl ReloadOrder {
+    fn code(&self) -> Code {
+        Code { manifest: Arc::clone(&self.manifest), version: self.version, module: Arc::clone(&self.module) }
+    }
+}
+
+/// Why a version is not used.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The reason.
+    pub reason: String,
+    /// What the version logged when it was tried out, the newest last. Empty if that was not where it failed.
+    pub log: Vec<String>,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Refusal {
+        Refusal { reason, log: Vec::new() }
+    }
+}
+
+/// Lines of a rehearsal that are told, the newest: a panic's words are the last.
+const LOG_LINES: usize = 20;
+/// Bytes of one of them.
+const LOG_LINE: usize = 500;
+
+/// The last lines of a log, as they are read.
+fn last_lines(log: &[LogLine]) -> Vec<String> {
+    let line = |line: &LogLine| {
+        let level = ["error", "warn", "info", "debug"].get(usize::from(line.level)).unwrap_or(&"info");
+        format!("{level}: {}", &line.text[..line.text.floor_char_boundary(LOG_LINE)])
+    };
+    log[log.len().saturating_sub(LOG_LINES)..].iter().map(line).collect()
 }
 
 /// Trying a new version out, on a copy.
@@ -168,7 +230,7 @@ pub struct Rehearsal {
 
 impl Rehearsal {
     /// Build an instance, give it the old state, tick it once. `Err`: why the version must not be used.
-    pub fn run(mut self) -> Result<(), String> {
+    pub fn run(mut self) -> Result<(), Refusal> {
         let id = self.caller.instance;
         self.host.add_script(self.caller, None).map_err(|error| format!("the engine refused it: {error}"))?;
         // Its memory is not the world's: the old version's place will be free when it counts.
@@ -177,13 +239,16 @@ impl Rehearsal {
         let mut context = WorldContext::new(self.host, ActionLimiter::new(&ActionRates::world()));
         (context.now_ns, context.tick) = self.clock;
         let mut context = Some(context);
-        carry_over(&mut instance, id, &mut context, self.state.as_ref(), self.fuel)?;
-        match call_bounded(Some(&mut instance), id, &mut context, Call::Tick(self.dt), self.fuel) {
-            Bounded::Failed(outcome) if outcome.is_end() => {
-                Err(with_trace(format!("its first on_tick: {outcome}"), &mut instance))
-            }
-            _ => Ok(()),
+        let mut rehearsed = carry_over(&mut instance, id, &mut context, self.state.as_ref(), self.fuel);
+        if rehearsed.is_ok()
+            && let Bounded::Failed(outcome) = call_bounded(Some(&mut instance), id, &mut context, Call::Tick(self.dt), self.fuel)
+            && outcome.is_end()
+        {
+            rehearsed = Err(with_trace(format!("its first on_tick: {outcome}"), &mut instance));
         }
+        // Nobody else hears what it said: it was a copy of the world.
+        let log = context.map(|context| last_lines(&context.log)).unwrap_or_default();
+        rehearsed.map_err(|reason| Refusal { reason, log })
     }
 }
 
@@ -235,12 +300,12 @@ impl World {
         let parts = self.new_parts(key, order)?;
         let slot = self.slot(key)?;
         let caller = Caller {
-            instance: slot.spec.instance,
+            instance: slot.id,
             name: parts.name.clone(),
             entity_kinds: parts.manifest.grants.entity_kinds.clone(),
             storage_namespace: parts.manifest.grants.storage_namespace.clone(),
         };
-        let spec = self.spec_of(&parts, slot.spec.instance);
+        let spec = self.spec_of(&parts, slot.id, &Next::default());
         // Its files are the running script's: it must not touch them yet.
         let spec = InstanceSpec { directory: None, ..spec };
         let (state, life) = (slot.saved.clone(), slot.life);
@@ -290,7 +355,7 @@ impl World {
                 let parts = self.new_parts(*key, &order)?;
                 let slot = self.slot(*key)?;
                 let random = self.hot[key.0 as usize].instance.as_ref().map(ScriptInstance::random);
-                let spec = InstanceSpec { random, ..self.spec_of(&parts, slot.spec.instance) };
+                let spec = InstanceSpec { random, ..self.spec_of(&parts, slot.id, &Next::default()) };
                 let memory = Arc::clone(&self.memory);
                 Some(BuildOrder { key: *key, life: slot.life, module: Arc::clone(&order.module), spec, memory })
             })
@@ -299,7 +364,17 @@ impl World {
         let phase = ReloadPhase::Swapping { left: pending.len() };
         let ordered = orders.iter().map(|order| order.key).collect();
         let (fresh, retired) = (HashMap::new(), Vec::new());
-        self.reload = Some(Box::new(Reload { order, phase, pending, ordered, fresh, retired, seen, age: 0 }));
+        self.reload = Some(Box::new(Reload {
+            order,
+            phase,
+            pending,
+            ordered,
+            fresh,
+            retired,
+            seen,
+            age: 0,
+            pace: SwapPace { swap_ns: SWAP_NS },
+        }));
         Ok(orders)
     }
 
@@ -311,7 +386,7 @@ impl World {
         built: Result<ScriptInstance, InstanceError>,
     ) -> Option<ScriptInstance> {
         let Some(reload) = self.reload.as_mut().filter(|reload| reload.order.version == version) else { return built.ok() };
-        if !matches!(reload.phase, ReloadPhase::Swapping { .. }) || !reload.pending.contains(&key) {
+        if !matches!(reload.phase, ReloadPhase::Swapping { .. }) || !reload.ordered.contains(&key) {
             return built.ok();
         }
         match built {
@@ -361,18 +436,8 @@ impl World {
         reload.age += 1;
         match reload.phase {
             ReloadPhase::Swapping { .. } => {
-                let (budget, begin) = (self.config.scheduler.budget_ns, cpu());
-                for swapped in 0..SWAPS_PER_TICK {
-                    // Three quarters of the tick: the last swap must fit too. One a tick in any case, or a busy world never changes.
-                    let now = cpu();
-                    if swapped > 0 && (now - start > budget / 4 * 3 || now - begin > SWAPS_NS) {
-                        break;
-                    }
-                    match self.swap_next() {
-                        Swap::Done => {}
-                        Swap::Wait => break,
-                        Swap::Failed(reason) => return self.rollback_reload(reason),
-                    }
+                if let Err(reason) = self.swap_some(start, cpu) {
+                    return self.rollback_reload(reason);
                 }
                 let Some(reload) = &mut self.reload else { return };
                 let left = reload.pending.len();
@@ -407,6 +472,32 @@ impl World {
         }
     }
 
+    /// As many swaps as fit into this tick. `Err`: why the version must not be used.
+    fn swap_some(&mut self, start: u64, cpu: CpuClock<'_>) -> Result<(), String> {
+        let mut now = cpu();
+        // Not past three quarters of the tick's own budget either.
+        let end = (now + SWAPS_NS).min(start + self.config.scheduler.budget_ns / 4 * 3);
+        let mut swapped = 0;
+        while let Some(pace) = self.reload.as_ref().map(|reload| reload.pace) {
+            let few = pace.few(end.saturating_sub(now), swapped);
+            if few == 0 {
+                break;
+            }
+            for _ in 0..few {
+                match self.swap_next() {
+                    Swap::Done => swapped += 1,
+                    Swap::Wait => return Ok(()),
+                    Swap::Failed(reason) => return Err(reason),
+                }
+            }
+            let begun = std::mem::replace(&mut now, cpu());
+            if let Some(reload) = &mut self.reload {
+                reload.pace.learn(few, now - begun);
+            }
+        }
+        Ok(())
+    }
+
     fn swap_next(&mut self) -> Swap {
         let Some(reload) = &mut self.reload else { return Swap::Wait };
         let fuel = self.config.save_fuel.max(reload.order.manifest.limits.fuel);
@@ -439,32 +530,31 @@ impl World {
         }
         self.save_or_end(key);
         let runs = self.hot[key.0 as usize].instance.is_some();
-        let Some((parts, slot)) = self.reload.as_ref().and_then(|r| Some((self.new_parts(key, &r.order)?, self.slot(key)?)))
-        else {
+        let Some((code, slot)) = self.reload.as_ref().and_then(|reload| Some((reload.order.code(), self.slot(key)?))) else {
             return Swap::Wait;
         };
         // One whose calls took several ticks before may take them now.
         let takes_long = slot.state == ScriptState::Draining || self.hot[key.0 as usize].pauses > 0;
         let state = if slot.state == ScriptState::Draining { ScriptState::Running } else { slot.state.clone() };
-        let (saved, id) = (slot.saved.clone(), slot.spec.instance);
-        let (old_parts, old_spec) = (slot.parts.clone(), slot.spec.clone());
+        let (saved, id) = (slot.saved.clone(), slot.id);
         let restarts = slot.restarts.clone();
         let boot = self.hot[key.0 as usize].boot.take().map(|boot| *boot);
         let booted = boot.as_ref().is_none_or(|boot| boot.first.is_none());
         let fresh = self.reload.as_mut().and_then(|reload| {
             reload.pending.pop_front();
+            reload.ordered.remove(&key);
             reload.fresh.remove(&key)
         });
         self.hot[key.0 as usize].draining = false;
         let mut instance = fresh;
-        self.replace_parts(key, parts);
+        let Some((old_code, old_next)) = self.replace_code(key, code, Next::default()) else { return Swap::Wait };
         if let Some(instance) = instance.as_mut().filter(|_| runs && booted)
             && let Err(reason) = carry_over(instance, id, &mut self.context, saved.as_ref(), fuel)
         {
-            self.replace_parts(key, old_parts);
+            self.replace_code(key, old_code, old_next);
             self.hot[key.0 as usize].boot = boot.map(Box::new);
             if let Some(slot) = self.slot_mut(key) {
-                (slot.spec, slot.state) = (old_spec, state);
+                slot.state = state;
             }
             return Swap::Failed(reason);
         }
@@ -477,8 +567,8 @@ impl World {
         self.scheduler.forget_pause(key);
         let retired = Retired {
             key,
-            parts: old_parts,
-            spec: old_spec,
+            code: old_code,
+            next: old_next,
             state: state.clone(),
             saved,
             instance: old,
@@ -527,14 +617,14 @@ impl World {
         self.discarded.extend(std::mem::take(&mut reload.fresh).into_values());
         let script = reload.order.script;
         for old in retired.into_iter().rev() {
-            let Retired { key, parts, spec, state, saved, instance, boot, restarts, .. } = old;
+            let Retired { key, code, next, state, saved, instance, boot, restarts, .. } = old;
             self.discarded.extend(self.hot[key.0 as usize].instance.take());
             self.let_go(key);
-            self.replace_parts(key, parts);
+            self.replace_code(key, code, next);
             self.scheduler.forget_pause(key);
             self.resting.retain(|(_, other)| *other != key);
             let Some(slot) = self.slot_mut(key) else { continue };
-            (slot.spec, slot.saved, slot.suspect, slot.restarts) = (spec, saved, None, restarts);
+            (slot.saved, slot.suspect, slot.restarts) = (saved, None, restarts);
             self.overload.forget(key);
             let Some(slot) = self.slot_mut(key) else { continue };
             match instance {
@@ -577,6 +667,35 @@ const RECENT_ENDS_MAX: usize = 1_024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One tick's swaps, each of which takes so long: how many, and how long they took.
+    fn swaps(pace: &mut SwapPace, each_ns: u64) -> (usize, u64) {
+        let (mut swapped, mut took_ns) = (0, 0);
+        loop {
+            let few = pace.few(SWAPS_NS.saturating_sub(took_ns), swapped);
+            if few == 0 {
+                break;
+            }
+            pace.learn(few, few * each_ns);
+            (swapped, took_ns) = (swapped + few as usize, took_ns + few * each_ns);
+        }
+        (swapped, took_ns)
+    }
+
+    #[test]
+    fn swaps_stay_within_their_part_of_a_tick_once_it_is_known_what_one_takes() {
+        for each_ns in [1_000, 9_000, 60_000, 100_000, SWAPS_NS] {
+            let mut pace = SwapPace { swap_ns: SWAP_NS };
+            assert!(swaps(&mut pace, each_ns).1 <= SWAPS_NS.max(SWAPS_PER_LOOK * each_ns));
+            let (swapped, took_ns) = swaps(&mut pace, each_ns);
+            assert!(
+                took_ns <= SWAPS_NS && took_ns + 2 * each_ns > SWAPS_NS.min(SWAPS_PER_TICK as u64 * each_ns),
+                "{swapped} in {took_ns}"
+            );
+        }
+        assert_eq!(swaps(&mut SwapPace { swap_ns: SWAP_NS }, 2 * SWAPS_NS).0, SWAPS_PER_LOOK as usize);
+        assert_eq!(swaps(&mut SwapPace { swap_ns: 2 * SWAPS_NS }, 2 * SWAPS_NS).0, 1, "a swap a tick there is always");
+    }
 
     #[test]
     fn a_version_that_ends_more_often_or_takes_much_more_fuel_must_go() {

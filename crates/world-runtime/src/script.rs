@@ -30,6 +30,25 @@ pub struct ScriptParts {
     pub directory: Option<std::path::PathBuf>,
 }
 
+/// The part of it that a new version replaces.
+#[derive(Clone)]
+pub(crate) struct Code {
+    pub manifest: Arc<ScriptManifest>,
+    pub version: Version,
+    pub module: Arc<ScriptModule>,
+}
+
+impl ScriptParts {
+    /// Take other code; gives what it had.
+    pub(crate) fn replace(&mut self, code: Code) -> Code {
+        Code {
+            manifest: std::mem::replace(&mut self.manifest, code.manifest),
+            version: std::mem::replace(&mut self.version, code.version),
+            module: std::mem::replace(&mut self.module, code.module),
+        }
+    }
+}
+
 /// Why a script could not be added.
 #[derive(Debug, thiserror::Error)]
 pub enum AddError {
@@ -79,6 +98,19 @@ pub enum ScriptState {
         /// How it failed the last time.
         cause: String,
     },
+}
+
+/// What came of an operator's order to one script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ordered {
+    /// It was done.
+    Done,
+    /// It was so already.
+    Already,
+    /// It cannot be done to one that is so.
+    Not(ScriptState),
+    /// The world has no script of that name.
+    Unknown,
 }
 
 /// A script's part of a status.
@@ -261,8 +293,10 @@ impl Boot {
 /// The rest of a script.
 pub(crate) struct Slot {
     pub key: ScriptKey,
+    pub id: InstanceId,
+    /// Without its entity: that is the engine's.
     pub parts: ScriptParts,
-    pub spec: InstanceSpec,
+    pub next: Next,
     pub life: u32,
     pub state: ScriptState,
     pub saved: Option<(Version, Vec<u8>)>,
@@ -278,17 +312,14 @@ pub(crate) struct Slot {
     pub seated: bool,
 }
 
-impl Slot {
-    pub fn order(&self, memory: &Arc<WorldMemory>) -> BuildOrder {
-        BuildOrder {
-            key: self.key,
-            life: self.life,
-            module: Arc::clone(&self.parts.module),
-            spec: self.spec.clone(),
-            memory: Arc::clone(memory),
-        }
-    }
+/// What its next instance begins with, besides what its parts say. See [`InstanceSpec`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Next {
+    pub random: Option<Box<RandomState>>,
+    pub drained_at_ns: Option<u64>,
+}
 
+impl Slot {
     /// The first call of a fresh instance.
     pub fn boot(&self) -> Boot {
         let first = match &self.saved {

@@ -475,7 +475,7 @@ impl World {
             .flatten()
             .map(|slot| ScriptCheckpoint {
                 name: slot.parts.name.clone(),
-                instance: slot.spec.instance,
+                instance: slot.id,
                 version: slot.saved.as_ref().map_or(slot.parts.version, |(version, _)| *version),
                 state: slot.saved.as_ref().map(|(_, state)| state.clone()),
                 random: self.hot[slot.key.0 as usize].instance.as_ref().map(ScriptInstance::random),
@@ -564,6 +564,6 @@ impl World {
 
     /// The name of an instance, for log lines.
     pub fn name_of(&self, instance: InstanceId) -> Option<&str> {
-        self.slots.iter().flatten().find(|slot| slot.spec.instance == instance).map(|slot| slot.parts.name.as_str())
+        self.slots.iter().flatten().find(|slot| slot.id == instance).map(|slot| slot.parts.name.as_str())
     }
 }

@@ -101,11 +101,6 @@ pub(crate) fn query<T>(query: Asked<T>) -> Result<T, Problem> {
     query.map(|Query(query)| query).map_err(Into::into)
 }
 
-/// `false` from a node: nothing of that name is in that state.
-pub(crate) fn found(found: bool, what: String) -> Result<shapes::Done, Problem> {
-    if found { Ok(shapes::Done { done: true }) } else { Err(Problem::new(StatusCode::CONFLICT, what)) }
-}
-
 #[derive(OpenApi)]
 #[openapi(
     info(

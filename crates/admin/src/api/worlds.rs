@@ -1,11 +1,12 @@
 //! Worlds: lists, one with its scripts, its checkpoints, and what an operator does to them.
 
-use super::{Answer, Api, Asked, Given, Shared, ask, body, found, query};
+use super::{Answer, Api, Asked, Given, Shared, ask, body, query};
 use crate::problem::Problem;
 use crate::shapes::{CheckpointRow, Done, Entity, Flight, LimitsOfWorld, Sample, Saved, SetAsideRow, World, WorldRow, Worlds};
 use crate::summary::{STATES, shortened, state_code};
 use crate::{CheckpointBody, RestoreBody};
-use aether_cluster::{ClusterStatus, Node, NodeStatus, SetAside, WorldState, WorldStatus};
+use aether_cluster::{CheckpointEntry, ClusterStatus, Node, NodeStatus, SetAside, WorldState, WorldStatus};
+use aether_world_runtime::{Ordered, ScriptState};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -216,7 +217,10 @@ pub(crate) async fn entities(State(api): Shared, Path(world): Path<String>) -> A
 #[utoipa::path(get, path = "/v1/worlds/{world}/checkpoints", tag = "worlds", params(("world" = String, Path, description = "Its name.")),
     responses((status = 200, body = Vec<CheckpointRow>)))]
 pub(crate) async fn checkpoints(State(api): Shared, Path(world): Path<String>) -> Answer {
-    let entry = |(commit, name, bytes)| CheckpointRow { commit, name, bytes };
+    let entry = |entry: CheckpointEntry| {
+        let CheckpointEntry { seq: commit, name, bytes, made_ms: time_ms } = entry;
+        CheckpointRow { commit, name, bytes, time_ms }
+    };
     ask(api, move |api| api.node.checkpoints(&world).map(|list| list.into_iter().map(entry).collect::<Vec<_>>())).await
 }
 
@@ -245,7 +249,44 @@ pub(crate) async fn restore(State(api): Shared, Path(world): Path<String>, given
 #[utoipa::path(post, path = "/v1/worlds/{world}/resume", tag = "worlds", params(("world" = String, Path, description = "Its name.")),
     responses((status = 200, body = Done)))]
 pub(crate) async fn resume(State(api): Shared, Path(world): Path<String>) -> Answer {
-    ask(api, move |api| found(api.node.resume_world(&world)?, format!("world {world} is not parked"))).await
+    ask(api, move |api| api.node.resume_world(&world).map(|done| Done { done })).await
+}
+
+/// What came of an order to a script.
+fn ordered(node: &Node, world: &str, script: &str, ordered: Ordered) -> Result<Done, Problem> {
+    let (status, text) = match ordered {
+        Ordered::Done => return Ok(Done { done: true }),
+        Ordered::Already => return Ok(Done { done: false }),
+        Ordered::Not(state) => (StatusCode::CONFLICT, format!("{world}/{script} does not run: {}", why_not(&state))),
+        Ordered::Unknown => {
+            let status = node.status().worlds.into_iter().find(|status| status.name == world);
+            let names: Vec<_> =
+                status.iter().flat_map(|status| status.scripts.iter().map(|script| script.name.as_str())).collect();
+            (StatusCode::NOT_FOUND, format!("world {world} has no script {script}{}", there_are(&names)))
+        }
+    };
+    Err(Problem::new(status, text))
+}
+
+fn why_not(state: &ScriptState) -> String {
+    match state {
+        ScriptState::Parked { cause } => format!("it is parked: {cause}"),
+        ScriptState::Finished { cause } => format!("it has finished: {cause}"),
+        ScriptState::Running | ScriptState::Paused | ScriptState::Suspended | ScriptState::Restarting | ScriptState::Draining => {
+            "it is being started; try again".to_owned()
+        }
+    }
+}
+
+/// The end of a sentence that says that something is not there: what is.
+fn there_are(names: &[&str]) -> String {
+    const SHOWN: usize = 12;
+    let more = names.len().saturating_sub(SHOWN);
+    match names {
+        [] => String::new(),
+        names if more > 0 => format!(": it has {} and {more} more", names[..SHOWN].join(", ")),
+        names => format!(": it has {}", names.join(", ")),
+    }
 }
 
 /// Take a script out of its world's order, its state saved.
@@ -253,8 +294,7 @@ pub(crate) async fn resume(State(api): Shared, Path(world): Path<String>) -> Ans
     params(("world" = String, Path, description = "The world."), ("script" = String, Path, description = "The script's name there.")),
     responses((status = 200, body = Done)))]
 pub(crate) async fn suspend_script(State(api): Shared, Path((world, script)): Path<(String, String)>) -> Answer {
-    let nobody = format!("{world} has no script {script} that runs");
-    ask(api, move |api| found(api.node.suspend_script(&world, &script)?, nobody)).await
+    ask(api, move |api| ordered(&api.node, &world, &script, api.node.suspend_script(&world, &script)?)).await
 }
 
 /// Put a suspended, parked or finished script back.
@@ -262,8 +302,7 @@ pub(crate) async fn suspend_script(State(api): Shared, Path((world, script)): Pa
     params(("world" = String, Path, description = "The world."), ("script" = String, Path, description = "The script's name there.")),
     responses((status = 200, body = Done)))]
 pub(crate) async fn resume_script(State(api): Shared, Path((world, script)): Path<(String, String)>) -> Answer {
-    let nobody = format!("{world} has no script {script} that is suspended, parked or finished");
-    ask(api, move |api| found(api.node.resume_script(&world, &script)?, nobody)).await
+    ask(api, move |api| ordered(&api.node, &world, &script, api.node.resume_script(&world, &script)?)).await
 }
 
 /// Messages that ended their script twice.

@@ -24,7 +24,11 @@ function headers(more) {
 
 async function fail(response) {
   let words = `${response.status} ${response.statusText}`;
-  try { words = (await response.json()).detail ?? words; } catch { /* no problem document: the status is what there is to say */ }
+  try {
+    const problem = await response.json();
+    // What a version said before it was refused says more than that it was.
+    words = [problem.detail ?? words, ...(problem.log ?? []).slice(-3)].join(' · ');
+  } catch { /* no problem document: the status is what there is to say */ }
   if (response.status === 401) refused.dispatchEvent(new Event('refused'));
   throw new ApiError(response.status, words);
 }

@@ -100,7 +100,7 @@ export function world(root, name) {
     let list;
     try { list = await get(`${path}/checkpoints`); } catch (error) { return toast(error.message, true); }
     if (!list.length) return toast(`${name} has no checkpoint yet`, true);
-    const options = list.map((c) => [String(c.commit), `${c.name ?? 'unnamed'} · commit ${c.commit} · ${bytes(c.bytes)}`]);
+    const options = list.map((c) => [String(c.commit), `${c.name ?? 'unnamed'} · commit ${c.commit} · ${c.time_ms ? `${new Date(c.time_ms).toLocaleString()} · ` : ''}${bytes(c.bytes)}`]);
     const given = await askFor('Restore from a checkpoint', 'The world starts again as it was then. What happened since is lost, except its storage.', 'Restore', [{ name: 'checkpoint', label: 'Checkpoint', options }], true);
     if (given) await act(`${path}/restore`, given, `${name} goes on from commit ${given.checkpoint}`);
   }

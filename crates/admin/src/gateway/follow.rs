@@ -9,7 +9,7 @@ use crate::gateway::protocol::{self, Code, Resync};
 use crate::gateway::session::Session;
 use aether_cluster::{AttendError, Changes, Created, Hand, Node, Show};
 use aether_scripting::PlayerId;
-use aether_scripting::output::ClientCommand;
+use aether_scripting::output::{ClientCommand, Standing};
 use axum::body::Bytes;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
@@ -30,16 +30,20 @@ struct Scene {
     tick: u64,
     kinds: BTreeMap<u16, String>,
     slots: BTreeMap<u32, Created>,
+    /// What everybody sees and hears until it is taken away.
+    standing: Standing,
     /// Of this tick.
     snapshot: Option<Bytes>,
 }
 
 impl Scene {
-    fn apply(&mut self, tick: u64, whole: bool, changes: &Changes) {
+    fn apply(&mut self, tick: u64, whole: bool, changes: &Changes, commands: &[ClientCommand]) {
         if whole {
             self.kinds.clear();
             self.slots.clear();
+            self.standing = Standing::default();
         }
+        commands.iter().for_each(|command| self.standing.apply(command));
         self.tick = tick;
         self.snapshot = None;
         self.kinds.extend(changes.kinds.iter().cloned());
@@ -55,7 +59,7 @@ impl Scene {
     }
 
     fn snapshot(&mut self) -> Bytes {
-        let Scene { tick, kinds, slots, snapshot } = self;
+        let Scene { tick, kinds, slots, snapshot, standing: _ } = self;
         let make = || {
             let kinds: Vec<_> = kinds.iter().map(|(kind, name)| (*kind, name)).collect();
             protocol::snapshot(*tick, &kinds, slots.values()).into()
@@ -114,6 +118,9 @@ impl Followed {
         }
         if let Some(hand) = state.hand.clone() {
             session.outbox.snapshot(&state.scene.snapshot());
+            for (_, frame) in protocol::commands(state.scene.tick, &state.scene.standing.commands()) {
+                session.outbox.keep(&frame.into());
+            }
             state.join(&hand, session);
         }
         true
@@ -152,7 +159,7 @@ impl Followed {
         let state = &mut *state;
         match show {
             Show::Tick { tick, whole, changes, commands } => {
-                state.scene.apply(tick, whole, &changes);
+                state.scene.apply(tick, whole, &changes, &commands);
                 if whole {
                     self.begin(state, hand);
                 } else if !changes.is_empty() {

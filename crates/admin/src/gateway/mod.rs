@@ -17,7 +17,7 @@ pub mod session;
 pub use counts::Counts;
 
 use crate::gate::{is_own_page, protect};
-use crate::http::{Peer, Room, Secure, accept};
+use crate::http::{Peer, Room, Secure, accept, bind};
 use crate::problem::Problem;
 use crate::server::ServeError;
 use crate::sources::Sources;
@@ -40,7 +40,6 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 
 /// What is served where.
@@ -100,18 +99,16 @@ pub struct Gateway {
 }
 
 /// Connections that are not sessions: pages, and WebSockets before their upgrade.
-const CONNECTIONS_MAX: usize = 512;
+const CONNECTIONS_MAX: u32 = 512;
 /// Of them, those of one address: a browser opens six.
 const CONNECTIONS_OF_SOURCE_MAX: u32 = 64;
+/// What is sent to one is taken in that time; a session's messages have a shorter one of their own.
+const STALL: Duration = Duration::from_secs(20);
 /// A page is loaded in that time, or a WebSocket upgraded.
 const CONNECTION_LIFE: Duration = Duration::from_secs(60);
 /// WebSockets that have not said who they are, of all sources and of one.
 const GREETINGS_MAX: usize = 1_024;
 const GREETINGS_OF_SOURCE_MAX: u32 = 64;
-/// Bytes of a session's messages that the kernel may keep: what is there is old by as much.
-const SEND_BUFFER: u32 = 128 << 10;
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 1_024;
 /// How long sessions may take to be told that the node stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -183,18 +180,9 @@ pub fn serve_gateway(node: Arc<Node>, options: GatewayOptions) -> Result<Gateway
     let (greetings, sources) = (Arc::new(Semaphore::new(GREETINGS_MAX)), Sources::new(GREETINGS_OF_SOURCE_MAX));
     let door = Arc::new(Door { house: Arc::clone(&house), greetings, sources, require_token });
     let secure = certificate.is_some();
-    let room = Room::for_strangers(CONNECTIONS_MAX, CONNECTIONS_OF_SOURCE_MAX, CONNECTION_LIFE);
+    let room = Room::new(CONNECTIONS_MAX, CONNECTIONS_OF_SOURCE_MAX, STALL).lasting(CONNECTION_LIFE);
     runtime.spawn(accept(listener, certificate.map(Arc::new), router(door, client), room));
     Ok(Gateway { address, secure, house, runtime: Some(runtime) })
-}
-
-/// In a runtime. Sessions inherit the size of the send buffer.
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.set_send_buffer_size(SEND_BUFFER)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
 }
 
 fn router(door: Arc<Door>, client: bool) -> Router {

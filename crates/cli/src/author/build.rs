@@ -2,11 +2,11 @@
 //!
 //! Start with [`Build::start`]. Not here: when to build (`dev`), what to make of the result (`project`).
 
+use super::children;
 use super::project::{BuildFile, Project};
 use super::report::{Report, Tone};
 use crate::{CommandResult, say};
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -39,15 +39,9 @@ impl Build {
     /// Start a command in a folder.
     pub fn start(dir: &Path, command: &[String], deadline: Duration) -> Result<Build, String> {
         let (program, arguments) = command.split_first().ok_or("the command is empty")?;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .current_dir(dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // A group of its own: what it starts is ended with it, and Ctrl-C here is ours to pass on.
-            .process_group(0)
-            .spawn()
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = children::start(&mut command)
             .map_err(|error| format!("could not start {program:?}: {error}: is it installed and in PATH?"))?;
         let (send, lines) = channel();
         for stream in [child.stdout.take().map(boxed), child.stderr.take().map(boxed)].into_iter().flatten() {
@@ -61,11 +55,13 @@ impl Build {
     pub fn poll(&mut self) -> Option<Built> {
         self.read();
         let outcome = match self.child.try_wait() {
-            Ok(Some(status)) if status.success() => Ok(()),
-            Ok(Some(status)) => Err(format!("{} ended with {status}", self.program)),
+            Ok(Some(status)) => {
+                children::forget(&self.child);
+                if status.success() { Ok(()) } else { Err(format!("{} ended with {status}", self.program)) }
+            }
             Ok(None) if Instant::now() < self.deadline => return None,
             Ok(None) => {
-                self.end();
+                children::end(&mut self.child);
                 let seconds = (self.deadline - self.begun).as_secs();
                 Err(format!("{} took more than {seconds} s and was ended: raise deadline_seconds in build.toml", self.program))
             }
@@ -100,19 +96,12 @@ impl Build {
             self.output.push(line);
         }
     }
-
-    fn end(&mut self) {
-        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
-        let _ = self.child.wait();
-    }
 }
 
 impl Drop for Build {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            self.end();
+            children::end(&mut self.child);
         }
     }
 }
@@ -167,6 +156,7 @@ fn prepare(project: &Project, build: &BuildFile, told: &mut dyn FnMut(&str)) -> 
 /// Build and wait; what the compiler said is in the error. For `aether script test`: the test build if there is one.
 pub(crate) fn build_for_tests(project: &Project, told: &mut dyn FnMut(&str)) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let Some(build) = &project.build else { return Ok(project.code_file()) };
+    children::end_with_us();
     prepare(project, build, told)?;
     let (command, output) = match &build.test {
         Some(test) => (&test.command, &test.output),
@@ -188,6 +178,7 @@ pub(crate) fn run(dir: &Path) -> CommandResult {
     let Some(build) = &project.build else {
         return Err(format!("{} has no build.toml that says how: `aether init script` makes one", dir.display()).into());
     };
+    children::end_with_us();
     let report = Report::new();
     let mut told = |line: &str| report.line(Tone::Faint, "build", line);
     prepare(&project, build, &mut told)?;

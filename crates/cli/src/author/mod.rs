@@ -4,14 +4,17 @@
 //! world (`script.rs`), the sandbox's own part (traces, symbols, profiles: `aether-scripting`).
 
 pub(crate) mod build;
+mod children;
 pub(crate) mod dev;
 mod expect;
+mod exported;
 pub(crate) mod init;
 mod play;
 pub(crate) mod profile;
 pub(crate) mod project;
 mod report;
 mod scenario;
+mod stage;
 pub(crate) mod test;
 mod watch;
 mod world;

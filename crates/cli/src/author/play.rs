@@ -1,172 +1,27 @@
-//! Runs scenarios and exported tests: each in a fresh world, with a clock that only the test moves.
+//! Runs scenarios: each in a fresh world, with a clock that only the test moves.
 //!
 //! The test is a member of its world, a script named `test` with every right: it calls, subscribes, spawns and stores as one, through the
-//! same engine. Start with [`Stage`], then [`Run::step`]. Not here: what a scenario looks like (`scenario`), the command line (`test`).
+//! same engine. Start with [`Run::step`]. Not here: what the world begins with (`stage`), what a scenario looks like (`scenario`), exported
+//! tests (`exported`), the command line (`test`).
 
 use super::expect::{Expect, Heard};
-use super::project::{Code, Project, trace_lines};
-use super::scenario::{Scenario, ScenarioFile, Step, twenty};
-use crate::script::prefabs_of;
-use aether_engine::{Engine, EngineConfig, PrefabSet};
+use super::project::trace_lines;
+use super::scenario::{Scenario, Step};
+use super::stage::{Stage, vec3};
 use aether_scripting::output::{InboundCall, OutboundCall};
-use aether_scripting::{
-    ActionLimiter, ActionRates, AotTarget, ApiError, Call, Caller, EntityId, Host, InstanceId, InstanceSpec, MeteringOutcome,
-    Reply, ScriptInstance, ScriptManifest, ScriptModule, ServerRuntime, Vec3, Version, WorldContext, WorldMemory,
-};
+use aether_scripting::{ApiError, Call, EntityId, Host, InstanceId};
 use aether_types::WorldId;
-use aether_world_runtime::{ScriptParts, World, WorldCheckpoint, WorldConfig};
+use aether_world_runtime::{World, WorldCheckpoint, WorldConfig};
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-type Failure = Box<dyn std::error::Error>;
 
 /// Ticks of one test at most: a day at 20 Hz is for another place.
 const TICKS_MAX: u64 = 200_000;
 /// A call's answer is waited for so long.
 const ANSWER_TICKS: u64 = 40;
 /// The test's own number in the world; scripts are numbered from 1.
-const TESTER: InstanceId = InstanceId(63);
+pub(super) const TESTER: InstanceId = InstanceId(63);
 /// Keys of each script's storage that outlive a `reload`.
 const KEYS_MAX: usize = 1_024;
-/// Scripts of one world at most: below [`TESTER`].
-const SCRIPTS_MAX: usize = 62;
-
-/// A script of the world, ready to be put into it.
-#[derive(Clone)]
-struct Member {
-    parts: ScriptParts,
-    code: Code,
-    dir: PathBuf,
-}
-
-/// What every test of a file begins with.
-pub(crate) struct Stage {
-    members: Vec<Member>,
-    prefabs: Arc<PrefabSet>,
-    tick_hz: f64,
-}
-
-fn load(runtime: &ServerRuntime, code: &Code, manifest: &ScriptManifest) -> Result<Arc<ScriptModule>, Failure> {
-    let artifact = runtime.compile_for(&code.wasm, AotTarget::host(), manifest.limits.memory_mb)?;
-    Ok(runtime.load_unregistered(&artifact)?)
-}
-
-impl Stage {
-    /// With the script that is tested first.
-    pub fn new(
-        runtime: &ServerRuntime,
-        project: &Project,
-        code: &Code,
-        file: Option<(&Path, &ScenarioFile)>,
-    ) -> Result<Stage, Failure> {
-        let place = |prefab: &Option<String>, at: [f32; 3]| prefab.clone().map(|prefab| (prefab, vec3(at)));
-        let member = |project: &Project, code: &Code, name: Option<String>, entity| -> Result<Member, Failure> {
-            let parts = ScriptParts {
-                name: name.unwrap_or_else(|| project.name.to_string()),
-                manifest: Arc::new(project.manifest.clone()),
-                version: Version(1),
-                module: load(runtime, code, &project.manifest)?,
-                entity,
-                directory: None,
-            };
-            Ok(Member { parts, code: code.clone(), dir: project.dir.clone() })
-        };
-        let Some((path, file)) = file else {
-            return Ok(Stage { members: vec![member(project, code, None, None)?], prefabs: Arc::default(), tick_hz: twenty() });
-        };
-        let folder = crate::config_file::folder(path);
-        let prefabs = file.prefabs.as_ref().map(|prefabs| folder.join(prefabs));
-        let mut members = vec![member(project, code, None, place(&file.prefab, file.at))?];
-        if file.script.len() >= SCRIPTS_MAX {
-            return Err(format!("{}: {} scripts, at most {SCRIPTS_MAX} fit", path.display(), file.script.len() + 1).into());
-        }
-        for other in &file.script {
-            let project = Project::open(&folder.join(&other.folder))?;
-            let code = project.code()?;
-            members.push(member(&project, &code, other.name.clone(), place(&other.prefab, other.at))?);
-        }
-        if !(0.1..=240.0).contains(&file.tick_hz) {
-            return Err(format!("{}: tick_hz is {}, allowed is 0.1 to 240", path.display(), file.tick_hz).into());
-        }
-        Ok(Stage { members, prefabs: Arc::new(prefabs_of(prefabs.as_deref())?), tick_hz: file.tick_hz })
-    }
-
-    fn engine(&self) -> Engine {
-        Engine::new(EngineConfig { prefabs: Arc::clone(&self.prefabs), ..EngineConfig::default() }, [])
-    }
-
-    /// The test as a member: it sees the script's storage, and may touch everything.
-    fn tester(&self) -> Caller {
-        let namespace = self.members.first().and_then(|member| member.parts.manifest.grants.storage_namespace.clone());
-        Caller { instance: TESTER, name: "test".to_owned(), entity_kinds: vec!["*".to_owned()], storage_namespace: namespace }
-    }
-
-    /// Run an export `test_…`: in an instance of its own, after `on_start`, with the fuel and the limits of the manifest.
-    pub fn run_export(&self, export: &str, seed: u64) -> Outcome {
-        let mut log = Vec::new();
-        let result = self.export(export, seed, &mut log);
-        Outcome { result, ticks: 0, log }
-    }
-
-    fn export(&self, export: &str, seed: u64, log: &mut Vec<String>) -> Result<(), Vec<String>> {
-        let one = |text: String| vec![text];
-        let member = self.members.first().ok_or_else(|| one("no script".to_owned()))?;
-        let instance = InstanceId(1);
-        let manifest = &member.parts.manifest;
-        let spec = InstanceSpec {
-            instance,
-            version: Version(1),
-            policy: manifest.policy(),
-            groups: manifest.groups(),
-            rates: manifest.limits.rates,
-            seed,
-            random: None,
-            drained_at_ns: None,
-            directory: None,
-        };
-        let mut engine = self.engine();
-        let caller = Caller {
-            instance,
-            name: member.parts.name.clone(),
-            entity_kinds: manifest.grants.entity_kinds.clone(),
-            storage_namespace: manifest.grants.storage_namespace.clone(),
-        };
-        let entity = member.parts.entity.as_ref().map(|(prefab, at)| (prefab.as_str(), *at));
-        engine.add_script(caller, entity).map_err(|error| one(format!("its entity: {error}")))?;
-        let memory = WorldMemory::new(1 << 30);
-        let mut script = ScriptInstance::build(&member.parts.module, &spec, &memory).map_err(|error| one(error.to_string()))?;
-        let mut world = Some(WorldContext::new(Box::new(engine), ActionLimiter::new(&ActionRates::world())));
-        for call in [Call::Start, Call::Test(export.into())] {
-            if let Some(world) = &mut world {
-                world.host.enter(instance);
-            }
-            let name = if call == Call::Start { "on_start" } else { export };
-            let mut step = script.run(&mut world, call, manifest.limits.fuel);
-            // Ends: a paused call has a bound on its whole fuel.
-            while script.is_paused() {
-                step = script.resume(&mut world);
-            }
-            for line in world.iter_mut().flat_map(|world| std::mem::take(&mut world.log)) {
-                log.push(format!("{}: {}", crate::script::level(line.level), line.text));
-            }
-            match (step.outcome, step.reply) {
-                (MeteringOutcome::Completed, Reply::Tested(given)) if given != 0 => {
-                    return Err(one(format!("{name} gave {given}; 0 is good")));
-                }
-                (MeteringOutcome::Completed, _) => {}
-                (end, _) => {
-                    let mut lines = one(format!("{name} {end}"));
-                    if let Some(trace) = script.take_trace() {
-                        lines.extend(trace_lines(&trace, &member.code.symbols, &member.dir));
-                    }
-                    return Err(lines);
-                }
-            }
-        }
-        Ok(())
-    }
-}
 
 /// How a test went.
 #[derive(Debug)]
@@ -200,10 +55,6 @@ struct Run<'a> {
 /// The CPU clock moves so much with each look: the same on every machine, and no tick is ever over its budget for it.
 const LOOK_NS: u64 = 100;
 
-fn vec3([x, y, z]: [f32; 3]) -> Vec3 {
-    Vec3 { x, y, z }
-}
-
 impl Scenario {
     /// Run it in a fresh world.
     pub fn run(&self, stage: &Stage, seed: u64) -> Outcome {
@@ -230,7 +81,7 @@ impl Scenario {
 
 impl<'a> Run<'a> {
     fn new(stage: &'a Stage, seed: u64) -> Result<Run<'a>, String> {
-        let (world, heard) = (World::new(config(seed)?, Box::new(stage.engine())), Heard::default());
+        let (world, heard) = (World::new(config(seed)?, Box::new(stage.engine_with([]))), Heard::default());
         let dt_ns = (1e9 / stage.tick_hz) as u64;
         let mut run = Run {
             stage,
@@ -438,8 +289,7 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        let engine = EngineConfig { prefabs: Arc::clone(&self.stage.prefabs), ..EngineConfig::default() };
-        self.world = World::new(config(self.seed)?, Box::new(Engine::new(engine, stored)));
+        self.world = World::new(config(self.seed)?, Box::new(self.stage.engine_with(stored)));
         self.world.restore(&checkpoint).map_err(|error| error.to_string())?;
         self.populate(Some(&checkpoint))?;
         self.world.finish_restore();

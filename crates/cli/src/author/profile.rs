@@ -122,7 +122,7 @@ pub(crate) fn run(args: &ProfileArgs, json: bool) -> CommandResult {
             say(&format!("{last} {end}"));
             trace.iter().for_each(|line| say(&format!("  {line}")));
         }
-        say(&format!("flame graph in {}", args.out.display()));
+        say(&format!("flame graph written to {}", args.out.canonicalize().unwrap_or_else(|_| args.out.clone()).display()));
     }
     Ok(if end == MeteringOutcome::Completed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -3,10 +3,11 @@
 //! Start with [`run`]. Not here: what a scenario is (`scenario`), running one (`play`).
 
 use super::build;
-use super::play::{Outcome, Stage};
+use super::play::Outcome;
 use super::project::{Code, Project};
 use super::report::{Report, Tone};
 use super::scenario::ScenarioFile;
+use super::stage::Stage;
 use crate::{CommandResult, compiler, say};
 use aether_scripting::sandbox::PoolSize;
 use aether_scripting::{ClientRuntime, ClientRuntimeConfig, ServerRuntime, ServerRuntimeConfig};

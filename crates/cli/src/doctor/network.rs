@@ -1,10 +1,11 @@
 //! Ports, certificates, and the other nodes: whether they answer, and what their clocks say.
 
 use super::{Finding, bad, good, warn};
+use aether_admin::check_certificate;
 use aether_cluster::{ClusterSection, MemberSpec, NodeConfig, pki};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// For another node to answer.
@@ -19,10 +20,11 @@ pub(super) fn look(config: &NodeConfig, base: &Path, runs: bool) -> Vec<Finding>
     let mut findings = Vec::new();
     if let Some(listen) = config.admin.listen {
         findings.push(port("the admin API and dashboard", &listen.to_string(), "admin.listen", runs));
-        findings.push(admin_tls(config, listen, base));
+        findings.push(tls("admin", listen, config.admin.tls_cert.as_ref().zip(config.admin.tls_key.as_ref()), base));
     }
     if let Some(listen) = config.gateway.listen {
         findings.push(port("the player gateway", &listen.to_string(), "gateway.listen", runs));
+        findings.push(tls("gateway", listen, config.gateway.tls_cert.as_ref().zip(config.gateway.tls_key.as_ref()), base));
     }
     let Some(section) = &config.cluster else {
         findings.push(good("config", "the file has no [cluster] table: one node, with a database of its own"));
@@ -56,19 +58,25 @@ fn port(what: &str, listen: &str, field: &str, runs: bool) -> Finding {
     }
 }
 
-fn admin_tls(config: &NodeConfig, listen: SocketAddr, base: &Path) -> Finding {
-    let Some(certificate) = &config.admin.tls_cert else {
+/// The certificate and key of an address, which the table of this name in the cluster file names.
+fn tls(table: &str, listen: SocketAddr, files: Option<(&PathBuf, &PathBuf)>, base: &Path) -> Finding {
+    let Some((certificate, key)) = files else {
         return match listen.ip().is_loopback() {
-            true => good("certificate", "the admin address is for this machine only: it needs no TLS"),
+            true => good("certificate", format!("the {table} address is for this machine only: it needs no TLS")),
             false => bad(
                 "certificate",
-                format!("{listen} is reached by other machines: set admin.tls_cert and admin.tls_key, or listen on 127.0.0.1"),
+                format!(
+                    "{listen} is reached by other machines: set {table}.tls_cert and {table}.tls_key, or listen on 127.0.0.1"
+                ),
             ),
         };
     };
     let path = base.join(certificate);
+    if let Err(error) = check_certificate(&path, &base.join(key)) {
+        return bad("certificate", format!("{error}: correct {table}.tls_cert and {table}.tls_key, which belong together"));
+    }
     match pki::expiry(&path) {
-        Err(error) => bad("certificate", format!("{error}: correct admin.tls_cert")),
+        Err(error) => bad("certificate", format!("{error}: correct {table}.tls_cert")),
         Ok(until) => match until.duration_since(SystemTime::now()) {
             Err(_) => bad("certificate", format!("{} has run out: renew it; a running node reads the new one", path.display())),
             Ok(left) if left < RENEW => {

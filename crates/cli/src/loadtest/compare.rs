@@ -5,6 +5,7 @@
 use super::report::{Better, METRICS, Report};
 use super::stats::{self, Difference};
 use super::text::number;
+use aether_types::counted;
 use serde::Serialize;
 
 /// How one number changed.
@@ -27,6 +28,9 @@ pub(crate) enum Outcome {
     Same,
     /// It may be by chance.
     Noise,
+    /// The runs are too short, or vary too much for their length, to say.
+    #[serde(rename = "too short to tell")]
+    TooShort,
     Better,
     Worse,
     /// It changed, and neither is better.
@@ -55,18 +59,25 @@ pub(crate) fn compare(before: &Report, after: &Report) -> Comparison {
     differs("number of cores", &before.environment.cores.to_string(), &after.environment.cores.to_string());
     differs("driver", &before.driver, &after.driver);
     differs("seed", &before.scenario.seed.to_string(), &after.scenario.seed.to_string());
-    let worlds = |report: &Report| format!("{} worlds, {} scripts", report.started.worlds, report.started.scripts);
+    let worlds = |report: &Report| {
+        let started = &report.started;
+        format!("{}, {}", counted(started.worlds as usize, "world"), counted(started.scripts as usize, "script"))
+    };
     differs("size", &worlds(before), &worlds(after));
     let row = |metric: &super::report::Metric| {
         let values = |report: &Report| report.series(metric).into_iter().map(|(_, value)| value).collect::<Vec<_>>();
-        let difference = stats::difference(&values(before), &values(after))?;
+        let (one, other) = (values(before), values(after));
+        let difference = stats::difference(&one, &other)?;
         // What is nothing in both says nothing.
         if difference.before == 0.0 && difference.after == 0.0 && difference.low == 0.0 && difference.high == 0.0 {
             return None;
         }
         let outcome = match metric.better {
             _ if difference.change() == 0.0 => Outcome::Same,
+            _ if !stats::is_told(&one, &other) => Outcome::TooShort,
             _ if difference.is_noise() => Outcome::Noise,
+            // As far as one of them went by itself.
+            _ if difference.change().abs() <= stats::drift(&one).max(stats::drift(&other)) => Outcome::Noise,
             Better::Neither => Outcome::Other,
             Better::Less if difference.change() < 0.0 => Outcome::Better,
             Better::More if difference.change() > 0.0 => Outcome::Better,
@@ -97,6 +108,7 @@ impl Comparison {
             let word = match row.outcome {
                 Outcome::Same => "no difference",
                 Outcome::Noise => "within noise",
+                Outcome::TooShort => "too short to tell",
                 Outcome::Better => "better",
                 Outcome::Worse => "WORSE",
                 Outcome::Other => "differs",
@@ -110,7 +122,11 @@ impl Comparison {
                 format!("[{low}, {high}]")
             ));
         }
-        if self.rows.iter().all(|row| matches!(row.outcome, Outcome::Same | Outcome::Noise)) {
+        let untold = self.rows.iter().filter(|row| row.outcome == Outcome::TooShort).count();
+        if untold > 0 {
+            let advice = format!("measure at least {} s in both", stats::ENOUGH);
+            lines.push(format!("too short to tell of {}: {advice}", counted(untold, "number")));
+        } else if self.rows.iter().all(|row| matches!(row.outcome, Outcome::Same | Outcome::Noise)) {
             lines.push("no difference beyond noise".to_owned());
         }
         lines
@@ -137,15 +153,33 @@ mod tests {
 
     #[test]
     fn a_slower_tick_is_worse_and_the_same_from_another_second_on_is_noise() {
-        let one = report(60, |second| 1.0 + wobble(second), |_| 100.0);
-        let again = report(60, |second| 1.002 + wobble(second + 13), |_| 100.0);
-        let slower = report(60, |second| 1.3 + wobble(second), |_| 90.0);
+        let one = report(80, |second| 1.0 + wobble(second), |_| 100.0);
+        let again = report(80, |second| 1.002 + wobble(second + 13), |_| 100.0);
+        let slower = report(80, |second| 1.3 + wobble(second), |_| 90.0);
         let outcome = |found: &Comparison, key| found.rows.iter().find(|row| row.key == key).map(|row| row.outcome);
         assert_eq!(outcome(&compare(&one, &again), "tick_p99"), Some(Outcome::Noise));
         let found = compare(&one, &slower);
         assert_eq!((outcome(&found, "tick_p99"), outcome(&found, "memory")), (Some(Outcome::Worse), Some(Outcome::Better)));
         assert_eq!(found.worse_than(10.0).len(), 2, "{found:?}");
         assert!(found.worse_than(60.0).is_empty());
+    }
+
+    #[test]
+    fn short_runs_that_vary_are_too_short_to_tell_and_fail_nothing() {
+        let one = report(20, |second| 1.0 + 10.0 * wobble(second), |_| 100.0);
+        let other = report(20, |second| 1.2 + 10.0 * wobble(second + 7), |_| 90.0);
+        let found = compare(&one, &other);
+        let outcome = |key| found.rows.iter().find(|row| row.key == key).map(|row| row.outcome);
+        assert_eq!((outcome("tick_p99"), outcome("memory")), (Some(Outcome::TooShort), Some(Outcome::Better)), "{found:?}");
+        assert!(found.worse_than(0.0).is_empty() && found.lines().last().unwrap().starts_with("too short to tell"), "{found:?}");
+    }
+
+    #[test]
+    fn what_drifts_within_a_run_as_far_as_between_two_is_noise() {
+        let one = report(182, |second| 1.0 + f64::from(second / 60) * 0.2, |_| 100.0);
+        let other = report(182, |second| 1.15 + f64::from(second / 60) * 0.2, |_| 100.0);
+        let found = compare(&one, &other);
+        assert_eq!(found.rows.iter().find(|row| row.key == "tick_p99").map(|row| row.outcome), Some(Outcome::Noise), "{found:?}");
     }
 
     #[test]

@@ -96,7 +96,11 @@ fn verdicts(page: &mut String, report: &Report) {
     let _ = write!(page, "<h2>Expected</h2><table><tr><th>what<th>measured<th>at most<th></tr>");
     for verdict in &report.verdicts {
         let measured = verdict.measured.map_or_else(|| "not measured".to_owned(), number);
-        let (class, word) = if verdict.passed { ("good", "holds") } else { ("bad", "does not hold") };
+        let (class, word) = match verdict.passed {
+            Some(true) => ("good", "holds"),
+            Some(false) => ("bad", "does not hold"),
+            None => ("", "too short to tell"),
+        };
         let (what, unit, limit) = (escaped(&verdict.what), &verdict.unit, number(verdict.limit));
         let _ = write!(page, "<tr><td>{what}<td>{measured} {unit}<td>{limit} {unit}<td class=\"{class}\">{word}</tr>");
     }

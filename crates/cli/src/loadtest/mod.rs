@@ -12,12 +12,13 @@ mod plan;
 mod play;
 mod remote;
 mod report;
+mod sampler;
 mod scenario;
 mod stats;
 mod text;
 mod usage;
 
-use crate::operate::OutputFormat;
+use crate::operate::{OutputFormat, read_token};
 use crate::{CommandResult, config_file, say};
 use aether_admin::Client;
 use clap::{Args, Subcommand};
@@ -179,11 +180,7 @@ fn test(name: &str, seconds: Option<f64>, args: &RunArgs, output: OutputFormat) 
 }
 
 fn clients(args: &RunArgs) -> Result<Vec<Client>, Box<dyn std::error::Error>> {
-    let read = |path: &PathBuf| {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("could not read {}: {error}", path.display()))?;
-        Ok::<_, String>(text.trim().to_owned())
-    };
-    let token = args.token_file.as_ref().map(read).transpose()?;
+    let token = args.token_file.as_deref().map(read_token).transpose()?;
     let client = |url: &String| Ok(Client::at(url, token.clone(), args.ca.as_deref())?);
     args.address.iter().map(client).collect()
 }

@@ -5,9 +5,10 @@
 //! own, one at a time. Not here: what is due when (`plan`), what is done to whom (`driver`).
 
 use super::driver::{Driver, Publish};
-use super::look::{self, Done, Sampler};
+use super::look::Done;
 use super::plan::{self, Action, Actions, Deed, Target};
 use super::report::{self, Environment, FORMAT, Reload, Report};
+use super::sampler::{self, Sampler};
 use super::scenario::Scenario;
 use aether_cluster::{NodeConfig, Source};
 use indicatif::ProgressBar;
@@ -188,7 +189,7 @@ impl Player<'_> {
     /// Gives the seconds that were measured, and whether somebody ended it.
     fn run(&mut self, bar: &ProgressBar, signals: &AtomicU32) -> (f64, bool) {
         let (warmup, end) = (self.scenario.warmup_seconds, self.scenario.warmup_seconds + self.scenario.duration_seconds);
-        let step = look::interval(end);
+        let step = sampler::interval(end);
         let mut actions = Actions::new(self.scenario);
         let begin = Instant::now();
         let now = || begin.elapsed().as_secs_f64();

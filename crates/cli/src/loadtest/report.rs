@@ -109,6 +109,16 @@ pub(crate) struct Trend {
     /// The ends of the 95% interval.
     pub low: f64,
     pub high: f64,
+    /// Seconds that it is made of, the last ones.
+    #[serde(default)]
+    pub of_seconds: f64,
+    /// Whether that is enough to judge by.
+    #[serde(default = "yes")]
+    pub is_told: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// An expectation and what came.
@@ -119,7 +129,8 @@ pub(crate) struct Verdict {
     pub measured: Option<f64>,
     pub limit: f64,
     pub unit: String,
-    pub passed: bool,
+    /// `None`: the test was too short to tell.
+    pub passed: Option<bool>,
 }
 
 /// Which way a number should go.
@@ -190,9 +201,9 @@ impl Report {
         self.points.iter().filter(|point| !point.warmup).filter_map(|point| Some((point.at, (metric.of)(point)?))).collect()
     }
 
-    /// Whether all that was expected came.
+    /// Whether nothing that was expected failed to come. What cannot be told did not.
     pub fn passed(&self) -> bool {
-        self.verdicts.iter().all(|verdict| verdict.passed)
+        self.verdicts.iter().all(|verdict| verdict.passed != Some(false))
     }
 
     /// Ticks skipped, of those that were due, percent; of one group or of all.
@@ -205,6 +216,19 @@ impl Report {
 
 /// A slope of a shorter time, told by the hour, says nothing.
 const TREND_SECONDS_MIN: f64 = 60.0;
+/// What grows is judged by the second half of the measured time, and only if that is so long: caches and pools fill up, allocators take
+/// what they then keep, and that looks like a leak in minutes.
+const JUDGED_SECONDS_MIN: f64 = 300.0;
+
+/// The part of a series that growth is judged by, and whether it is enough: the second half, or all if the half is too short.
+pub(crate) fn judged(series: &[(f64, f64)]) -> (&[(f64, f64)], bool) {
+    let Some(((begin, _), (end, _))) = series.first().zip(series.last()) else { return (series, false) };
+    let middle = begin + (end - begin) / 2.0;
+    if end - middle < JUDGED_SECONDS_MIN {
+        return (series, false);
+    }
+    (&series[series.partition_point(|(at, _)| *at < middle)..], true)
+}
 
 /// Slopes of what should be flat.
 pub(crate) fn trends(report: &Report) -> Vec<Trend> {
@@ -212,9 +236,12 @@ pub(crate) fn trends(report: &Report) -> Vec<Trend> {
         return Vec::new();
     }
     let trend = |metric: &Metric| {
-        let Slope { per_second, low, high } = stats::slope(&report.series(metric))?;
+        let series = report.series(metric);
+        let (judged, is_told) = judged(&series);
+        let of_seconds = judged.last()?.0 - judged.first()?.0;
+        let Slope { per_second, low, high } = stats::slope(judged)?;
         let [per_hour, low, high] = [per_second, low, high].map(|slope| slope * 3_600.0);
-        Some(Trend { key: metric.key.to_owned(), unit: metric.unit.to_owned(), per_hour, low, high })
+        Some(Trend { key: metric.key.to_owned(), unit: metric.unit.to_owned(), per_hour, low, high, of_seconds, is_told })
     };
     METRICS.iter().filter(|metric| TRENDS.contains(&metric.key)).filter_map(trend).collect()
 }
@@ -270,9 +297,11 @@ pub(crate) fn verdicts(report: &Report) -> Vec<Verdict> {
         ),
         ("data directory grows by at least".into(), expect.disk_mb_per_hour_max, slope("disk"), "MB/h"),
     ];
+    let untold = report.trends.iter().any(|trend| !trend.is_told) || report.measured_seconds < TREND_SECONDS_MIN;
     let verdict = |(what, limit, measured, unit): (String, Option<f64>, Option<f64>, &str)| {
         let limit = limit?;
-        let passed = measured.is_some_and(|measured| measured <= limit);
+        let is_slope = unit.ends_with("/h");
+        let passed = (!(is_slope && untold)).then(|| measured.is_some_and(|measured| measured <= limit));
         Some(Verdict { what, measured, limit, unit: unit.to_owned(), passed })
     };
     all.into_iter().filter_map(verdict).collect()
@@ -326,14 +355,31 @@ pub(crate) mod tests {
     #[test]
     fn a_leak_fails_and_what_is_flat_passes() {
         let judge = |memory: &dyn Fn(u32) -> f64| {
-            let mut report = report(300, |_| 1.0, memory);
+            let mut report = report(900, |_| 1.0, memory);
             report.scenario.expect.memory_mb_per_hour_max = Some(50.0);
             report.trends = trends(&report);
             verdicts(&report)
         };
         let leak = judge(&|second| 100.0 + f64::from(second) * 0.05);
-        assert!(!leak[0].passed && (leak[0].measured.unwrap() - 180.0).abs() < 5.0, "{leak:?}");
-        assert!(judge(&|second| 100.0 + f64::from(second % 7)).iter().all(|verdict| verdict.passed));
+        assert!(leak[0].passed == Some(false) && (leak[0].measured.unwrap() - 180.0).abs() < 5.0, "{leak:?}");
+        assert_eq!(judge(&|second| 100.0 + f64::from(second % 7))[0].passed, Some(true));
+        // What fills up in the beginning is no leak.
+        assert_eq!(judge(&|second| 100.0 + f64::from(second.min(300)))[0].passed, Some(true));
+    }
+
+    #[test]
+    fn growth_is_judged_by_the_second_half_and_not_at_all_if_that_is_short() {
+        let series = |seconds: u32| (0..=seconds).map(|second| (f64::from(second), 0.0)).collect::<Vec<_>>();
+        let (long, short) = (series(600), series(599));
+        assert_eq!((judged(&long).0.first(), judged(&long).1), (Some(&(300.0, 0.0)), true));
+        assert_eq!((judged(&short).0.len(), judged(&short).1, judged(&[]).1), (600, false, false));
+        let mut report = report(182, |_| 1.0, |second| 100.0 + f64::from(second));
+        report.scenario.expect.memory_mb_per_hour_max = Some(50.0);
+        report.trends = trends(&report);
+        report.verdicts = verdicts(&report);
+        assert_eq!((report.verdicts[0].passed, report.passed()), (None, true), "three minutes are too short to tell");
+        let memory = report.trends.iter().find(|trend| trend.key == "memory").unwrap();
+        assert!((memory.per_hour - 3_600.0).abs() < 1.0 && !memory.is_told, "{memory:?}");
     }
 
     #[test]
@@ -344,7 +390,7 @@ pub(crate) mod tests {
         report.scenario.expect.reload_pause_ms_max = Some(10.0);
         report.verdicts = verdicts(&report);
         let found: Vec<_> = report.verdicts.iter().map(|verdict| (verdict.measured.is_some(), verdict.passed)).collect();
-        assert_eq!(found, [(true, true), (true, false), (false, false)], "{:?}", report.verdicts);
+        assert_eq!(found, [(true, Some(true)), (true, Some(false)), (false, Some(false))], "{:?}", report.verdicts);
         assert!(!report.passed());
         assert!((report.missed_percent(Some("town")) - 0.99).abs() < 0.01);
     }

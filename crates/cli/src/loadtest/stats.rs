@@ -6,8 +6,9 @@
 //! limit is broken only if the *lower* end of the interval is above it: what may be noise is no leak.
 //!
 //! **Differences** ([`difference`]): of the medians of two series, with a 95% interval by bootstrap over blocks of [`BOOT_BLOCK`] samples,
-//! since seconds that follow each other are alike. An interval that holds 0 is noise. It knows what varied *within* the runs; what
-//! differs from run to run (another neighbour on the machine) only more runs show.
+//! since seconds that follow each other are alike. An interval that holds 0 is noise, and so is what is no larger than the runs drift
+//! themselves ([`drift`]). Of fewer than [`ENOUGH`] samples the bootstrap knows too little: then only what no second of the two runs has in
+//! common is a difference ([`is_told`]). What differs from run to run (another neighbour on the machine) only more runs show.
 
 use hdrhistogram::Histogram;
 use rand_core::{Rng, SeedableRng};
@@ -18,6 +19,10 @@ use serde::{Deserialize, Serialize};
 pub(crate) const BLOCKS: usize = 60;
 /// Samples that a bootstrap keeps together.
 const BOOT_BLOCK: usize = 5;
+/// Samples of the shorter run, seconds as a rule, from which on an interval is believed: a dozen blocks.
+pub(crate) const ENOUGH: usize = 60;
+/// Parts of a run that are compared to see how far it drifts by itself.
+const PARTS: usize = 3;
 /// Bootstrap rounds: the ends of the interval are the 50th and 1,950th.
 const BOOT_ROUNDS: usize = 2_000;
 /// Each bar of a distribution is this much wider than the one before.
@@ -162,6 +167,29 @@ pub(crate) fn difference(before: &[f64], after: &[f64]) -> Option<Difference> {
     })
 }
 
+/// How far the medians of a run's parts are from each other: what it changes by itself, with nothing changed. 0 of too few samples.
+pub(crate) fn drift(series: &[f64]) -> f64 {
+    let mut medians: Vec<_> = series.chunks(series.len().div_ceil(PARTS).max(1)).map(|part| median(&mut part.to_vec())).collect();
+    medians.sort_by(f64::total_cmp);
+    medians.last().zip(medians.first()).map_or(0.0, |(most, least)| most - least)
+}
+
+/// Whether there is enough to say how far two runs differ: both are long enough, or every sample of one is farther from every sample of
+/// the other than the samples of either are from each other.
+pub(crate) fn is_told(before: &[f64], after: &[f64]) -> bool {
+    if before.len().min(after.len()) >= ENOUGH {
+        return true;
+    }
+    let range = |series: &[f64]| {
+        let least = series.iter().copied().fold(f64::INFINITY, f64::min);
+        (least, series.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+    };
+    let ((low, high), (other_low, other_high)) = (range(before), range(after));
+    let spread = (high - low).max(other_high - other_low);
+    // Of a sample or two there is no spread to speak of.
+    before.len().min(after.len()) >= BOOT_BLOCK && (other_low - high).max(low - other_high) > spread
+}
+
 /// As many samples as there are, from blocks that begin anywhere.
 fn resample(series: &[f64], random: &mut Pcg64Mcg) -> Vec<f64> {
     let mut sample = Vec::with_capacity(series.len() + BOOT_BLOCK);
@@ -218,6 +246,23 @@ mod tests {
         let same = difference(&one, &one).unwrap();
         assert!(same.is_noise() && same.change() == 0.0, "{same:?}");
         assert_eq!(difference(&[], &one), None);
+    }
+
+    #[test]
+    fn a_short_run_tells_only_what_is_farther_apart_than_all_that_varies_within() {
+        let mut random = Pcg64Mcg::seed_from_u64(6);
+        let mut run = |seconds: usize, level: f64| (0..seconds).map(|_| level + noise(&mut random)).collect::<Vec<_>>();
+        let (short, higher, far, long) = (run(20, 10.0), run(20, 11.5), run(20, 20.0), run(ENOUGH, 11.5));
+        assert!(!is_told(&short, &higher) && !is_told(&higher, &short) && !is_told(&short, &long), "they overlap");
+        assert!(is_told(&short, &far) && is_told(&far, &short));
+        assert!(is_told(&run(ENOUGH, 10.0), &long));
+        assert!(!is_told(&[1.0], &[2.0]) && !is_told(&[], &far));
+    }
+
+    #[test]
+    fn a_run_drifts_as_far_as_its_parts_are_apart() {
+        let steps: Vec<_> = (0..90).map(|second| f64::from(second / 30)).collect();
+        assert_eq!((drift(&steps), drift(&[7.0; 90]), drift(&[]), drift(&[3.0])), (2.0, 0.0, 0.0, 0.0));
     }
 
     #[test]

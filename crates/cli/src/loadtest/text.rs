@@ -2,6 +2,7 @@
 
 use super::report::Report;
 use super::stats::Distribution;
+use aether_types::counted;
 use std::fmt::Write;
 
 /// A number as short as it may be.
@@ -55,10 +56,11 @@ pub(crate) fn render(report: &Report) -> String {
         let rate = |count: u64| number(count as f64 / seconds.max(1e-3));
         format!(" ({} worlds/s, {} scripts/s)", rate(started.worlds), rate(started.scripts))
     });
-    line(format!("{} worlds, {} scripts, up in {} s{spawn}", started.worlds, started.scripts, number(started.seconds)));
+    let (worlds, scripts) = (counted(started.worlds as usize, "world"), counted(started.scripts as usize, "script"));
+    line(format!("{worlds}, {scripts}, up in {} s{spawn}", number(started.seconds)));
     line(distribution("CPU time of a tick", &report.ticks_ms));
     for group in report.groups.iter().filter(|_| report.groups.len() > 1) {
-        line(distribution(&format!("  {} ({} worlds)", group.name, group.worlds), &group.tick_ms));
+        line(distribution(&format!("  {} ({})", group.name, counted(group.worlds as usize, "world")), &group.tick_ms));
     }
     line(distribution("wait beyond the tick's time", &report.pauses_ms));
     let per_second = |count: u64| number(count as f64 / report.measured_seconds.max(1e-3));
@@ -131,25 +133,36 @@ pub(crate) fn render(report: &Report) -> String {
         let how = failover
             .seconds
             .map_or_else(|| "not over at the end".to_owned(), |seconds| format!("{seconds:.2} s until all ticked"));
-        line(format!("node {} killed at {:.1} s with {} worlds: {how}", failover.node, failover.at, failover.worlds));
+        let worlds = counted(failover.worlds, "world");
+        line(format!("node {} killed at {:.1} s with {worlds}: {how}", failover.node, failover.at));
     }
     if !report.trends.is_empty() {
-        line("\nslopes an hour (Theil-Sen over medians of 60 blocks, 95% interval):".to_owned());
+        line("\nslopes an hour (Theil-Sen over medians of 60 blocks, 95% interval), of the second half if it is long enough to judge by:".to_owned());
     }
     for trend in &report.trends {
         let [per_hour, low, high] = [trend.per_hour, trend.low, trend.high].map(number);
-        line(format!("  {:<10} {per_hour:>10} {:<3} [{low}, {high}]", trend.key, trend.unit));
+        let untold = if trend.is_told { "" } else { ", too short to tell" };
+        line(format!(
+            "  {:<10} {per_hour:>10} {:<3} [{low}, {high}] over {} s{untold}",
+            trend.key,
+            trend.unit,
+            number(trend.of_seconds)
+        ));
     }
     line(format!(
-        "\nstopped in {} s, {} worlds not saved; the test was at most {} ms late",
+        "\nstopped in {} s, {} not saved; the test was at most {} ms late",
         number(report.stopped.seconds),
-        report.stopped.not_saved.len(),
+        counted(report.stopped.not_saved.len(), "world"),
         number(report.late_max_ms)
     ));
     for verdict in &report.verdicts {
         let measured = verdict.measured.map_or_else(|| "not measured".to_owned(), number);
-        let mark = if verdict.passed { "ok  " } else { "FAIL" };
-        line(format!("{mark} {}: {measured} {} (at most {})", verdict.what, verdict.unit, number(verdict.limit)));
+        let (mark, why) = match verdict.passed {
+            Some(true) => ("ok  ", ""),
+            Some(false) => ("FAIL", ""),
+            None => ("?   ", ", too short to tell"),
+        };
+        line(format!("{mark} {}: {measured} {} (at most {}){why}", verdict.what, verdict.unit, number(verdict.limit)));
     }
     out
 }

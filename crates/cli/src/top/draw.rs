@@ -2,7 +2,9 @@
 
 use super::gather::Snapshot;
 use super::{Choice, Order, in_trouble};
-use aether_admin::shapes::{NodeView, WorldRow};
+use aether_admin::rfc3339;
+use aether_admin::shapes::{EventView, NodeView, WorldRow};
+use aether_types::counted;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};
@@ -65,7 +67,22 @@ pub(super) fn lines(snapshot: &Snapshot, worlds: &[&WorldRow]) -> Vec<String> {
     lines.push(String::new());
     lines.push(line(&WORLD_COLUMNS, &WORLD_COLUMNS.map(|(name, _)| name.to_owned())));
     lines.extend(worlds.iter().map(|world| line(&WORLD_COLUMNS, &world_cells(world))));
+    if !snapshot.warnings.is_empty() {
+        lines.extend([String::new(), format!("last warnings of {}", snapshot.node)]);
+        lines.extend(snapshot.warnings.iter().map(warning));
+    }
     lines
+}
+
+/// When, where, what: as `aether logs` says it, without its colours.
+fn warning(event: &EventView) -> String {
+    let place = match (&event.world, &event.script) {
+        (Some(world), Some(script)) => format!("{world}/{script}"),
+        (Some(world), None) => world.clone(),
+        (None, Some(script)) => format!("{} of {script}", event.kind),
+        (None, None) => event.kind.clone(),
+    };
+    format!("{} {place}: {}", rfc3339(event.time_ms), event.text)
 }
 
 fn title(snapshot: &Snapshot) -> String {
@@ -75,7 +92,7 @@ fn title(snapshot: &Snapshot) -> String {
         [] => String::new(),
         silent => format!(", of {} only the load is known here", silent.join(", ")),
     };
-    format!("{what}: {} worlds, {ticking} seen ticking{silent}", snapshot.worlds.len())
+    format!("{what}: {}, {ticking} seen ticking{silent}", counted(snapshot.worlds.len(), "world"))
 }
 
 fn table<'a, const N: usize>(columns: &[(&'static str, u16); N], rows: impl Iterator<Item = ([String; N], Style)>) -> Table<'a> {
@@ -94,10 +111,13 @@ pub(super) fn screen(
     error: Option<&str>,
 ) {
     let nodes_height = (snapshot.nodes.len() as u16 + 3).min(frame.area().height / 3);
-    let [nodes, list, scripts, keys] = Layout::vertical([
+    // On a low screen the worlds matter more.
+    let warnings_height = if snapshot.warnings.is_empty() || frame.area().height < 20 { 0 } else { snapshot.warnings.len() + 2 };
+    let [nodes, list, scripts, warnings, keys] = Layout::vertical([
         Constraint::Length(nodes_height),
         Constraint::Fill(1),
         if choice.open.is_some() { Constraint::Fill(1) } else { Constraint::Length(0) },
+        Constraint::Length(warnings_height as u16),
         Constraint::Length(1),
     ])
     .areas(frame.area());
@@ -140,6 +160,11 @@ pub(super) fn screen(
     frame.render_widget(table(&WORLD_COLUMNS, rows).block(Block::bordered().title(head + " ")), list);
     if let Some(name) = &choice.open {
         frame.render_widget(scripts_of(name, open), scripts);
+    }
+    if warnings_height > 0 {
+        let text = snapshot.warnings.iter().map(warning).collect::<Vec<_>>().join("\n");
+        let block = Block::bordered().title(format!(" last warnings of {} ", snapshot.node));
+        frame.render_widget(Paragraph::new(text).block(block), warnings);
     }
     let keys_text = match error {
         Some(error) => format!(" {error}"),
@@ -217,6 +242,7 @@ mod tests {
             "trapped",
             "1.50",
             "/: filter",
+            "reload of door: version 3 rolled back",
         ] {
             assert!(text.contains(wanted), "{wanted} in\n{text}");
         }
@@ -236,7 +262,7 @@ mod tests {
     fn lines_have_a_head_and_a_line_for_each() {
         let snapshot = snapshot();
         let lines = lines(&snapshot, &choice().worlds(&snapshot));
-        assert_eq!(lines.len(), 1 + 2 + 1 + 1 + 3);
+        assert_eq!(lines.len(), 1 + 2 + 1 + 1 + 3 + 3);
         assert!(lines[5].starts_with("town ") && lines[5].contains("70.0%"), "{lines:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! What is known of a cluster: one node says who is in it and who runs what; nodes of this machine also say how their own worlds are.
 
 use crate::operate::{NodeArgs, load_for, socket_of};
-use aether_admin::shapes::{NodeView, Nodes, WorldRow, Worlds};
+use aether_admin::shapes::{EventView, Events, NodeView, Nodes, WorldRow, Worlds};
 use aether_admin::{Client, ClientError, Request};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -10,6 +10,8 @@ use std::path::PathBuf;
 
 /// Worlds in one answer.
 const PAGE: usize = 1_000;
+/// Warnings that are shown.
+const WARNINGS: usize = 5;
 /// Worlds in all: what is more is not read by anybody.
 const WORLDS_MAX: usize = 20_000;
 
@@ -22,6 +24,8 @@ pub(crate) struct Snapshot {
     pub worlds: Vec<WorldRow>,
     /// Nodes that are up and whose sockets are not on this machine: their worlds' load is known, and no more.
     pub silent: Vec<String>,
+    /// The last warnings and errors of the node that is asked, the oldest first.
+    pub warnings: Vec<EventView>,
 }
 
 /// Who can be asked.
@@ -50,6 +54,10 @@ fn worlds(client: &Client, filter: &str) -> Result<Vec<WorldRow>, ClientError> {
 
 impl Cluster {
     pub(crate) fn new(node: &NodeArgs) -> Result<Cluster, Box<dyn std::error::Error>> {
+        if let Some(asked) = node.at_address()? {
+            // It does not say where the others' addresses are: of their worlds it knows the load.
+            return Ok(Cluster { asked, others: HashMap::new() });
+        }
         let (config, me) = load_for(node)?;
         let mut others = HashMap::new();
         for other in config.cluster.iter().flat_map(|cluster| &cluster.node).filter(|other| Some(&other.name) != me.as_ref()) {
@@ -83,7 +91,9 @@ impl Cluster {
                 None => silent.push(other.name.clone()),
             }
         }
-        Ok(Snapshot { cluster: nodes.cluster, node: nodes.node, nodes: nodes.nodes, worlds: all, silent })
+        let told: Events = read(&self.asked, &Request::Events { since: 0, filters: format!("level=1&limit={WARNINGS}") })?;
+        let warnings = told.events;
+        Ok(Snapshot { cluster: nodes.cluster, node: nodes.node, nodes: nodes.nodes, worlds: all, silent, warnings })
     }
 
     /// One world with its scripts, if the node that runs it can be asked.

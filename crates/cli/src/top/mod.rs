@@ -156,6 +156,7 @@ pub(crate) fn run(args: &TopArgs, node: &NodeArgs) -> CommandResult {
         if node.is_json() {
             let answer = serde_json::json!({
                 "cluster": snapshot.cluster, "node": snapshot.node, "nodes": snapshot.nodes, "worlds": worlds, "silent": snapshot.silent,
+                "warnings": snapshot.warnings,
             });
             say(&serde_json::to_string(&answer)?);
         } else {
@@ -233,7 +234,7 @@ fn live(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aether_admin::shapes::NodeView;
+    use aether_admin::shapes::{EventView, NodeView};
 
     pub(super) fn snapshot() -> Snapshot {
         let world = |name: &str, utilisation, deferred, missed_ticks, parked| WorldRow {
@@ -252,6 +253,15 @@ mod tests {
             nodes: vec![NodeView { name: "a".into(), state: "up".into(), worlds: 3, capacity: 2.0, ..NodeView::default() }],
             worlds: vec![world("inn", 0.2, 9, 0, 0), world("town", 0.7, 0, 1, 1), world("yard", 0.1, 1, 5, 0)],
             silent: vec!["b".into()],
+            warnings: vec![EventView {
+                seq: 7,
+                time_ms: 0,
+                kind: "reload".into(),
+                level: 1,
+                world: None,
+                script: Some("door".into()),
+                text: "version 3 rolled back: it trapped".into(),
+            }],
         }
     }
 

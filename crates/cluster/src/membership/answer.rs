@@ -4,6 +4,7 @@ use crate::membership::wire::{Answer, Ask, Frame, PART_MAX};
 use crate::membership::{Member, lock};
 use crate::registry::cluster;
 use crate::trace;
+use aether_world_runtime::Refusal;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -70,10 +71,11 @@ impl Member {
         let done = match ask {
             Ask::Prepare { script, version } => cluster::prepare(self, services, script, version).await.map(|worlds| (worlds, 0)),
             Ask::Activate { reload, script, version, worlds } => {
-                cluster::activate(self, services, reload, script, version, worlds.as_deref()).await
+                cluster::activate(self, services, reload, script, version, worlds.as_deref()).await.map_err(Refusal::from)
             }
             Ask::End { reload, script, version, rollback } => {
-                cluster::end(self, services, reload, script, version, rollback).await.map(|worlds| (worlds, 0))
+                let ended = cluster::end(self, services, reload, script, version, rollback).await;
+                ended.map(|worlds| (worlds, 0)).map_err(Refusal::from)
             }
             Ask::Linked { peer } => Ok((usize::from(self.is_linked(&peer)), 0)),
             Ask::Artifact { source, memory_mb, offset } => {
@@ -87,7 +89,8 @@ impl Member {
         };
         match done {
             Ok((worlds, swap_ms)) => Answer::Done { worlds: worlds as u64, swap_ms },
-            Err(reason) => Answer::Refused(reason),
+            Err(Refusal { reason, log }) if log.is_empty() => Answer::Refused(reason),
+            Err(refusal) => Answer::RefusedWith(refusal),
         }
     }
 

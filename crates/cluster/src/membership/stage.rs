@@ -194,7 +194,14 @@ impl Member {
                 // Under the lock: it takes itself out at its end, which may be soon.
                 let mut here = lock(&self.stages.here);
                 let passes = self.runtime.spawn(passing).abort_handle();
-                here.insert((peer.to_owned(), stream), Here { hand, credits, passes });
+                let old = here.insert((peer.to_owned(), stream), Here { hand, credits, passes });
+                drop(here);
+                // Not under the lock, as below.
+                drop(old);
+                // The link may have gone down before it was there to be ended.
+                if !self.is_linked(peer) {
+                    self.end_stages(peer);
+                }
             }
             StageFrame::Quit { stream } => {
                 // Not dropped under the lock: that reaches into the world's mailbox.

@@ -7,6 +7,7 @@ use crate::membership::stage::StageFrame;
 use crate::world::courier::Parcel;
 use aether_types::codec::{self, CodecError};
 use aether_types::{Digest, ScriptId, Version, WorldId};
+use aether_world_runtime::Refusal;
 use serde::{Deserialize, Serialize};
 
 /// One message on a link.
@@ -59,6 +60,8 @@ pub(crate) enum Answer {
     Refused(String),
     /// A part, and how long the whole is. 0: it is not here.
     Part { total: u64, bytes: Vec<u8> },
+    /// Not done, why, and what the version logged when it was tried out. Without a log it is [`Answer::Refused`], which all builds know.
+    RefusedWith(Refusal),
 }
 
 const SCHEMA: u8 = 1;

@@ -31,10 +31,10 @@ use aether_scripting::compile::Compiler;
 use aether_scripting::sandbox::PoolSize;
 use aether_scripting::server_runtime::RuntimeError;
 use aether_scripting::{EntityView, ScriptId, ServerRuntime, ServerRuntimeConfig, Version};
-use aether_store::{Options, PostgresOptions, PostgresStore, SqliteStore, Store, StoreError};
+use aether_store::{CheckpointEntry, Options, PostgresOptions, PostgresStore, SqliteStore, Store, StoreError};
 use aether_types::Digest;
 use aether_types::{Blame, WorldId};
-use aether_world_runtime::{AddError, SetAside};
+use aether_world_runtime::{AddError, Ordered, SetAside};
 use ractor::{Actor, ActorRef};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -167,6 +167,8 @@ pub(crate) struct Services {
     pub counting: Counting,
     /// Instances built at a time.
     pub builders: Arc<Semaphore>,
+    /// Worlds at a time between being read and ticking.
+    pub starts: Arc<Semaphore>,
     /// Worlds read or saved at a time.
     blocking: Arc<Semaphore>,
 }
@@ -340,6 +342,7 @@ impl Node {
             counting: Counting::default(),
             outputs: config.node.outputs.as_ref().map(|path| OutputLog::open(&base.join(path))).transpose()?,
             builders: Arc::new(Semaphore::new(cores)),
+            starts: Arc::new(Semaphore::new(2 * cores)),
             blocking: Arc::new(Semaphore::new(2 * cores)),
         });
         let supervisor = control
@@ -518,13 +521,13 @@ impl Node {
         }
     }
 
-    /// Take a script out of its world's order, its state saved. `false`: no such script runs.
-    pub fn suspend_script(&self, world: &str, script: &str) -> Result<bool, AskError> {
+    /// Take a script out of its world's order, its state saved.
+    pub fn suspend_script(&self, world: &str, script: &str) -> Result<Ordered, AskError> {
         self.ask(world, |reply| Control::Suspend { script: script.to_owned(), reply })
     }
 
-    /// Put a suspended, parked or finished script back. `false`: there is no such script.
-    pub fn resume_script(&self, world: &str, script: &str) -> Result<bool, AskError> {
+    /// Put a suspended, parked or finished script back.
+    pub fn resume_script(&self, world: &str, script: &str) -> Result<Ordered, AskError> {
         self.ask(world, |reply| Control::Resume { script: script.to_owned(), reply })
     }
 
@@ -538,8 +541,8 @@ impl Node {
         self.ask(world, |reply| Control::Checkpoint { name, reply })?.map_err(AskError::Refused)
     }
 
-    /// The checkpoints of a world, newest first: commit number, name, bytes.
-    pub fn checkpoints(&self, world: &str) -> Result<Vec<(u64, Option<String>, u64)>, AskError> {
+    /// The checkpoints of a world, newest first.
+    pub fn checkpoints(&self, world: &str) -> Result<Vec<CheckpointEntry>, AskError> {
         let id = WorldId::new(world).map_err(|_| AskError::NoWorld(world.to_owned()))?;
         self.services.store.list_checkpoints(&id).map_err(|error| AskError::Refused(error.to_string()))
     }

@@ -268,7 +268,7 @@ impl SupervisorState {
         let (end, now_ns) = (End::Panicked("the registry".to_owned()), self.services.ticker.now_ns());
         let decision = self.registry_restarts.ended(&self.rule, Restart::Permanent, &end, now_ns, 0);
         let text = "the registry's actor ended; nothing can be published meanwhile".to_owned();
-        self.services.events.push(NodeEvent::Reload { script: "registry".to_owned(), text });
+        self.services.events.push(NodeEvent::Reload { script: "registry".to_owned(), text, failed: true });
         if let (Decision::Restart { after_ns }, false) = (decision, self.stopping) {
             myself.send_after(Duration::from_nanos(after_ns), || NodeMessage::RestartRegistry);
         }

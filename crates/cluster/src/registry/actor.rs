@@ -172,7 +172,7 @@ impl RegistryState {
                     // A mistake of ours must not leave worlds waiting for us.
                     tracing::error!(%error, "a reload panicked");
                     reload::abandon(&services, script, version).await;
-                    Err(RegistryError::RolledBack { script, version, reason: error.to_string() })
+                    Err(RegistryError::RolledBack { script, version, reason: error.to_string(), log: Vec::new() })
                 }
             };
             if outcome.is_err() && fresh && !matches!(outcome, Err(RegistryError::InDoubt { .. })) {

@@ -16,7 +16,8 @@ use crate::registry::{LoadedScript, RegistryError};
 use crate::world::mailbox::Mailbox;
 use aether_scripting::{ScriptId, Version};
 use aether_store::{NodeId, NodeRow, ReloadPhase, StoreError};
-use aether_types::Digest;
+use aether_types::{Digest, counted};
+use aether_world_runtime::Refusal;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -67,12 +68,12 @@ pub(crate) async fn prepare(
     services: &Arc<Services>,
     script: ScriptId,
     version: Version,
-) -> Result<usize, String> {
+) -> Result<usize, Refusal> {
     let loaded = load(member, services, script, version).await?;
     let worlds = worlds_of(member, services, script);
     let refused = reload::rehearse(services, &worlds, &reload::order(services, script, &loaded)).await;
     match refused.into_iter().next() {
-        Some((world, reason)) => Err(format!("rehearsal in world {world}: {reason}")),
+        Some((world, Refusal { reason, log })) => Err(Refusal { reason: format!("rehearsal in world {world}: {reason}"), log }),
         None => Ok(worlds.len()),
     }
 }
@@ -201,9 +202,9 @@ async fn coordinate(
     let directory = Arc::clone(member.directory());
     let id = on_store(services, move || directory.begin_reload(&me, script, version)).await?;
     let Some(id) = id else { return Err(RegistryError::Busy(script)) };
-    let tell = |text: String| services.events.push(NodeEvent::Reload { script: script.to_string(), text });
+    let tell = |text: String, failed| services.events.push(NodeEvent::Reload { script: script.to_string(), text, failed });
     let members = member.members();
-    tell(format!("version {version} is prepared on {} nodes", members.len()));
+    tell(format!("version {version} is prepared on {}", counted(members.len(), "node")), false);
 
     let mut phase = ReloadPhase::Prepare;
     let outcome = async {
@@ -213,7 +214,7 @@ async fn coordinate(
         let mut worlds = 0;
         if let Some(count) = canary {
             let chosen = canaries(services, member, script, count);
-            tell(format!("version {version} is tried out in {}", chosen.join(", ")));
+            tell(format!("version {version} is tried out in {}", chosen.join(", ")), false);
             let ask = Ask::Activate { reload: id, script, version, worlds: Some(chosen) };
             worlds += all(member, &members, &ask, ACTIVATE_TIME).await?.0;
         }
@@ -223,29 +224,30 @@ async fn coordinate(
         worlds += more;
         let swapped = before + swap_ms;
         advance(member, services, id, phase, ReloadPhase::Committed, "").instrument(tracing::info_span!("reload.commit")).await?;
-        Ok::<_, String>((worlds, swapped))
+        Ok::<_, Refusal>((worlds, swapped))
     };
     let outcome = outcome.await;
     let settled = match &outcome {
         Ok(_) => Some(ReloadPhase::Committed),
-        Err(reason) => settle(member, services, id, reason).await,
+        Err(refusal) => settle(member, services, id, &refusal.reason).await,
     };
     match (outcome, settled) {
         (outcome, Some(ReloadPhase::Committed)) => {
             // Who does not hear it reads it.
             let ended = all(member, &members, &Ask::End { reload: id, script, version, rollback: None }, END_TIME).await;
             let (worlds, swap_ms) = outcome.unwrap_or((ended.unwrap_or_default().0, begun.elapsed().as_millis() as u64));
-            tell(format!("version {version} serves in {worlds} worlds on {} nodes", members.len()));
+            let (on, members) = (counted(worlds, "world"), counted(members.len(), "node"));
+            tell(format!("version {version} serves in {on} on {members}"), false);
             Ok(ReloadReport { script, from, to: version, worlds, swap_ms })
         }
         // Nobody is told anything: what is written decides, when it can be read.
         (_, None) => Err(RegistryError::InDoubt { script, version }),
         (outcome, Some(_)) => {
-            let reason = outcome.err().unwrap_or_default();
+            let Refusal { reason, log } = outcome.err().unwrap_or_default();
             let ask = Ask::End { reload: id, script, version, rollback: Some(reason.clone()) };
             let _ = all(member, &members, &ask, END_TIME).await;
-            tell(format!("version {version} rolled back: {reason}"));
-            Err(RegistryError::RolledBack { script, version, reason })
+            tell(format!("version {version} rolled back: {reason}"), true);
+            Err(RegistryError::RolledBack { script, version, reason, log })
         }
     }
 }
@@ -276,7 +278,7 @@ fn canaries(services: &Services, member: &Member, script: ScriptId, count: usize
 }
 
 /// Ask all nodes at once. The first that refuses or is not heard decides, unless it died meanwhile: its worlds are read by others.
-async fn all(member: &Arc<Member>, members: &[NodeRow], ask: &Ask, time: Duration) -> Result<(usize, u64), String> {
+async fn all(member: &Arc<Member>, members: &[NodeRow], ask: &Ask, time: Duration) -> Result<(usize, u64), Refusal> {
     let mut answers = Vec::new();
     for row in members {
         let mine = member.is_me(row);
@@ -286,7 +288,7 @@ async fn all(member: &Arc<Member>, members: &[NodeRow], ask: &Ask, time: Duratio
         };
         answers.push(tokio::spawn(asked.in_current_span()));
     }
-    let (mut worlds, mut swap_ms, mut failed) = (0, 0, None);
+    let (mut worlds, mut swap_ms, mut failed) = (0, 0, None::<Refusal>);
     for (row, answer) in members.iter().zip(answers) {
         match answer.await.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(Answer::Done { worlds: done, swap_ms: took }) => {
@@ -294,14 +296,17 @@ async fn all(member: &Arc<Member>, members: &[NodeRow], ask: &Ask, time: Duratio
                 swap_ms = swap_ms.max(took);
             }
             Ok(Answer::Refused(reason)) => {
-                failed.get_or_insert(format!("node {}: {reason}", row.info.name));
+                failed.get_or_insert(format!("node {}: {reason}", row.info.name).into());
+            }
+            Ok(Answer::RefusedWith(Refusal { reason, log })) => {
+                failed.get_or_insert(Refusal { reason: format!("node {}: {reason}", row.info.name), log });
             }
             Ok(Answer::Part { .. }) => {
-                failed.get_or_insert(format!("node {} answered another question", row.info.name));
+                failed.get_or_insert(format!("node {} answered another question", row.info.name).into());
             }
             Err(_) if member.is_dead(&row.id) => {}
             Err(error) => {
-                failed.get_or_insert(format!("node {}: {error}", row.info.name));
+                failed.get_or_insert(format!("node {}: {error}", row.info.name).into());
             }
         }
     }

@@ -58,13 +58,23 @@ pub enum RegistryError {
         /// What is missing.
         digest: Digest,
     },
+    /// No such script.
+    #[error("{script} has no version here: {}", known_scripts(.known))]
+    NoScript {
+        /// The name.
+        script: ScriptId,
+        /// Those that have versions.
+        known: Vec<ScriptId>,
+    },
     /// No such version.
-    #[error("{script} has no version {version}")]
+    #[error("{script} has no version {version}: it has {}", some_of(.known))]
     Unknown {
         /// The script.
         script: ScriptId,
         /// The version.
         version: Version,
+        /// Those that there are.
+        known: Vec<Version>,
     },
     /// The new version was tried out or watched, and is not used.
     #[error("{script} version {version} was rolled back: {reason}")]
@@ -75,6 +85,8 @@ pub enum RegistryError {
         version: Version,
         /// Why.
         reason: String,
+        /// What it logged when it was tried out, the newest line last.
+        log: Vec<String>,
     },
     /// There is nothing to go back to.
     #[error("{script} has no version before {version}")]
@@ -106,6 +118,18 @@ pub enum RegistryError {
     Stopping,
 }
 
+/// Names in a list for people, the last of many.
+fn some_of(known: &[impl std::fmt::Display]) -> String {
+    const SHOWN: usize = 12;
+    let left_out = known.len().saturating_sub(SHOWN);
+    let shown: Vec<_> = known[left_out..].iter().map(ToString::to_string).collect();
+    if left_out > 0 { format!("{left_out} others, {}", shown.join(", ")) } else { shown.join(", ") }
+}
+
+fn known_scripts(known: &[ScriptId]) -> String {
+    if known.is_empty() { "nothing was published yet".to_owned() } else { format!("there are {}", some_of(known)) }
+}
+
 impl RegistryError {
     /// Who has to act.
     pub fn blame(&self) -> Blame {
@@ -135,6 +159,17 @@ pub struct VersionInfo {
 
 /// Versions kept of each script besides the active one and those that are pinned.
 const VERSIONS_KEPT: usize = 8;
+
+/// A version that is not among these.
+fn unknown(rows: &[VersionRow], script: ScriptId, version: Version) -> RegistryError {
+    let mut known: Vec<_> = rows.iter().filter(|row| row.script == script).map(|row| row.version).collect();
+    known.sort();
+    if !known.is_empty() {
+        return RegistryError::Unknown { script, version, known };
+    }
+    let known: std::collections::BTreeSet<_> = rows.iter().map(|row| row.script).collect();
+    RegistryError::NoScript { script, known: known.into_iter().collect() }
+}
 
 /// A checked source that is not a version yet.
 pub(crate) struct Candidate {
@@ -307,7 +342,7 @@ impl Registry {
         let loaded = self.load(&row)?;
         self.active.insert(script, loaded);
         let text = format!("the file is refused, version {version} goes on serving: {error}");
-        self.events.push(NodeEvent::Reload { script: script.to_string(), text });
+        self.events.push(NodeEvent::Reload { script: script.to_string(), text, failed: true });
         Ok(script)
     }
 
@@ -383,7 +418,7 @@ impl Registry {
     pub fn lacks(&self, script: ScriptId, version: Version) -> Result<Option<(Digest, u64)>, RegistryError> {
         let rows = self.store.versions()?;
         let row = rows.iter().find(|row| row.script == script && row.version == version);
-        let row = row.ok_or(RegistryError::Unknown { script, version })?;
+        let row = row.ok_or_else(|| unknown(&rows, script, version))?;
         let manifest = ScriptManifest::parse_with(&row.manifest, self.server.default_fuel, self.server.default_memory_mb)?;
         let memory_mb = manifest.limits.memory_mb;
         Ok((!self.runtime.has_artifact(row.source, memory_mb)).then_some((row.source, memory_mb)))
@@ -403,13 +438,13 @@ impl Registry {
     pub fn find(&self, script: ScriptId, version: Version) -> Result<LoadedScript, RegistryError> {
         let rows = self.store.versions()?;
         let row = rows.iter().find(|row| row.script == script && row.version == version);
-        self.load(row.ok_or(RegistryError::Unknown { script, version })?)
+        self.load(row.ok_or_else(|| unknown(&rows, script, version))?)
     }
 
     /// The newest version before the one that serves.
     pub fn before_active(&self, script: ScriptId) -> Result<Version, RegistryError> {
-        let active = self.active(script).ok_or(RegistryError::Unknown { script, version: Version(0) })?.version;
         let rows = self.store.versions()?;
+        let active = self.active(script).ok_or_else(|| unknown(&rows, script, Version(0)))?.version;
         let before = rows.iter().filter(|row| row.script == script && row.version < active).map(|row| row.version).max();
         before.ok_or(RegistryError::NothingBefore { script, version: active })
     }
@@ -464,7 +499,7 @@ impl Registry {
     /// Keep a version whatever happens, or no longer.
     pub fn pin(&self, script: ScriptId, version: Version, pinned: bool) -> Result<(), RegistryError> {
         let found = self.store.pin(script, version, pinned)?;
-        if found { Ok(()) } else { Err(RegistryError::Unknown { script, version }) }
+        if found { Ok(()) } else { Err(unknown(&self.store.versions()?, script, version)) }
     }
 
     /// Remove what nothing refers to: old versions that are neither active nor pinned, and sources of no version. Gives how many

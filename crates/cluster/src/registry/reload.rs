@@ -17,8 +17,8 @@ use crate::status::WorldState;
 use crate::world::actor::WorldMessage;
 use crate::world::mailbox::{Control, Mailbox};
 use aether_scripting::{ScriptId, Version};
-use aether_types::Digest;
-use aether_world_runtime::{ReloadOrder, ReloadPhase, ReloadRule};
+use aether_types::{Digest, counted};
+use aether_world_runtime::{Refusal, ReloadOrder, ReloadPhase, ReloadRule};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -67,6 +67,9 @@ pub struct PlannedWorld {
     pub ticks: bool,
     /// Why the new version would be refused there; `None`: the rehearsal went well.
     pub refused: Option<String>,
+    /// What it logged before it was refused, the newest line last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
 }
 
 /// A world answers at its next tick; a rehearsal takes milliseconds at most.
@@ -119,7 +122,7 @@ pub(super) async fn rehearse(
     services: &Arc<Services>,
     worlds: &[(String, Arc<Mailbox>)],
     order: &ReloadOrder,
-) -> Vec<(String, String)> {
+) -> Vec<(String, Refusal)> {
     let tasks: Vec<_> = worlds
         .iter()
         .map(|(name, mailbox)| {
@@ -128,7 +131,8 @@ pub(super) async fn rehearse(
                 let rehearsal = ask(&mailbox, |reply| Control::Rehearsal { order, reply }).await?;
                 match rehearsal {
                     Some(rehearsal) => {
-                        services.blocking(move || rehearsal.run()).await.unwrap_or_else(|panic| Err(format!("panic: {panic}")))
+                        let run = services.blocking(move || rehearsal.run()).await;
+                        run.unwrap_or_else(|panic| Err(format!("panic: {panic}").into()))
                     }
                     // Nobody runs it there now.
                     None => Ok(()),
@@ -142,7 +146,7 @@ pub(super) async fn rehearse(
         match task.await {
             Ok(Ok(())) => {}
             Ok(Err(reason)) => refused.push((name.clone(), reason)),
-            Err(error) => refused.push((name.clone(), error.to_string())),
+            Err(error) => refused.push((name.clone(), error.to_string().into())),
         }
     }
     refused
@@ -164,12 +168,15 @@ pub(crate) async fn plan(services: &Arc<Services>, source: Source) -> Result<Pub
     let next = active.as_ref().map_or(Version(1), |active| active.version.next());
     let loaded = LoadedScript { manifest: Arc::new(candidate.manifest), version: next, module };
     let (ticking, others) = worlds_of(services, script);
-    let refused: HashMap<_, _> = rehearse(services, &ticking, &order(services, script, &loaded)).await.into_iter().collect();
+    let mut refused: HashMap<_, _> = rehearse(services, &ticking, &order(services, script, &loaded)).await.into_iter().collect();
     let mut worlds: Vec<_> = ticking
         .into_iter()
-        .map(|(world, _)| PlannedWorld { refused: refused.get(&world).cloned(), ticks: true, world })
+        .map(|(world, _)| match refused.remove(&world) {
+            Some(Refusal { reason, log }) => PlannedWorld { world, ticks: true, refused: Some(reason), log },
+            None => PlannedWorld { world, ticks: true, refused: None, log: Vec::new() },
+        })
         .collect();
-    worlds.extend(others.into_iter().map(|world| PlannedWorld { world, ticks: false, refused: None }));
+    worlds.extend(others.into_iter().map(|world| PlannedWorld { world, ticks: false, refused: None, log: Vec::new() }));
     Ok(PublishPlan {
         script,
         from: active.map(|active| active.version),
@@ -220,14 +227,14 @@ pub(crate) async fn run(services: &Arc<Services>, script: ScriptId, loaded: Load
     let version = loaded.version;
     let from = services.registry.active(script).map(|active| active.version);
     let (worlds, _) = worlds_of(services, script);
-    let tell = |text: String| services.events.push(NodeEvent::Reload { script: script.to_string(), text });
+    let tell = |text: String, failed| services.events.push(NodeEvent::Reload { script: script.to_string(), text, failed });
     let order = order(services, script, &loaded);
     let refused =
         rehearse(services, &worlds, &order).instrument(tracing::info_span!("reload.prepare", worlds = worlds.len())).await;
-    if let Some((world, reason)) = refused.into_iter().next() {
+    if let Some((world, Refusal { reason, log })) = refused.into_iter().next() {
         let reason = format!("rehearsal in world {world}: {reason}");
-        tell(format!("version {version} rolled back: {reason}"));
-        return Err(RegistryError::RolledBack { script, version, reason });
+        tell(format!("version {version} rolled back: {reason}"), true);
+        return Err(RegistryError::RolledBack { script, version, reason, log });
     }
     match swap(services, &worlds, &order).instrument(tracing::info_span!("reload.activate", worlds = worlds.len())).await {
         Ok(swap_ms) => {
@@ -240,14 +247,14 @@ pub(crate) async fn run(services: &Arc<Services>, script: ScriptId, loaded: Load
             }
             end(&worlds, script, version, None).await;
             catch_up(services, script, version, &worlds);
-            tell(format!("version {version} serves in {} worlds", worlds.len()));
+            tell(format!("version {version} serves in {}", counted(worlds.len(), "world")), false);
             let swap_ms = swap_ms.unwrap_or(begun.elapsed()).as_millis() as u64;
             Ok(ReloadReport { script, from, to: version, worlds: worlds.len(), swap_ms })
         }
         Err(reason) => {
             end(&worlds, script, version, Some(reason.clone())).await;
-            tell(format!("version {version} rolled back: {reason}"));
-            Err(RegistryError::RolledBack { script, version, reason })
+            tell(format!("version {version} rolled back: {reason}"), true);
+            Err(RegistryError::RolledBack { script, version, reason, log: Vec::new() })
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::flight::FlightKind;
 use crate::node::{NodeError, Services};
-use crate::script::{Built, Purpose, ScriptActor, ScriptArguments, ScriptMessage};
+use crate::script::{Builds, Built, ORDER_MAX, Purpose, ScriptActor, ScriptArguments, ScriptMessage};
 use crate::status::WorldState;
 use crate::world::hosted::{HostedWorld, Pace, Place};
 use crate::world::mailbox::{Control, Mailbox};
@@ -15,23 +15,23 @@ use crate::world::start::{self, WorldPlan};
 use aether_scripting::ScriptInstance;
 use aether_store::{Claim, Messages, StoreError};
 use aether_types::{ScriptId, Version};
-use aether_world_runtime::{BuildOrder, End, ReloadPhase, ScriptKey, World};
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use aether_world_runtime::{BuildOrder, End, ReloadPhase, World};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::HashMap;
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// What a world's actor is told.
 #[derive(ractor_cluster::RactorMessage)]
 pub(crate) enum WorldMessage {
     /// The store has been read.
-    Loaded(Box<Result<start::Read, NodeError>>),
+    Loaded(Box<Result<start::Read, NodeError>>, StartPermit),
     /// Instances are wanted.
     Build(Vec<BuildOrder>),
     /// Instances of a new version are wanted.
     BuildReload(Version, Vec<BuildOrder>),
-    /// A script's actor has built one.
-    Built(Built),
+    /// A script's actor has built what it was ordered to.
+    Built { by: ActorId, builds: Arc<Builds>, all: Vec<Built> },
     /// Instances that nobody needs: dropping them takes time.
     Discard(Vec<ScriptInstance>),
     /// The world has ended.
@@ -75,6 +75,9 @@ pub(crate) struct WorldArguments {
     pub restarts: u32,
 }
 
+/// That a world may be read and built. No more begin at a time than there are: what is built and does not tick yet costs memory.
+pub(crate) type StartPermit = Option<OwnedSemaphorePermit>;
+
 /// The instances that a world begins with.
 struct Starting {
     world: World,
@@ -82,14 +85,14 @@ struct Starting {
     messages: Messages,
     versions: Vec<(ScriptId, Version)>,
     missing: usize,
+    _permit: StartPermit,
 }
 
 pub(crate) struct WorldActorState {
     arguments: WorldArguments,
     life: u64,
-    scripts: HashMap<ScriptKey, ActorRef<ScriptMessage>>,
-    /// What scripts' actors are building; given to a new one if an actor dies.
-    building: HashMap<ScriptKey, (BuildOrder, Purpose)>,
+    /// Scripts' actors and what they build; given to a new one if an actor dies.
+    building: HashMap<ActorId, (ActorRef<ScriptMessage>, Arc<Builds>)>,
     starting: Option<Starting>,
     frozen: Option<Box<HostedWorld>>,
     /// One that falls asleep is in memory until its checkpoint is durable: who needs it meanwhile waits for no disk.
@@ -114,7 +117,6 @@ impl Actor for WorldActor {
         let life = arguments.mailbox.begin_life(myself.clone());
         let state = WorldActorState {
             life,
-            scripts: HashMap::new(),
             building: HashMap::new(),
             starting: None,
             frozen: None,
@@ -135,34 +137,27 @@ impl Actor for WorldActor {
         state: &mut WorldActorState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            WorldMessage::Loaded(loaded) => {
+            WorldMessage::Loaded(loaded, permit) => {
                 let start::Read { mut world, claim, messages, versions } =
                     loaded.map_err(|error| end_of_start(&error, state.arguments.services.member().is_some()))?;
                 let Claim { generation, commit_seq } = claim;
                 let text = format!("in generation {}, after commit {commit_seq}", generation.0);
                 state.arguments.mailbox.record(FlightKind::Claimed, text);
                 let orders = world.take_wanted();
-                state.starting = Some(Starting { world, claim, messages, versions, missing: orders.len() });
-                for order in orders {
-                    state.build(&myself, order, Purpose::Run).await?;
-                }
+                state.starting = Some(Starting { world, claim, messages, versions, missing: orders.len(), _permit: permit });
+                state.build(&myself, orders, Purpose::Run).await?;
                 state.begin_ticking(&myself);
             }
-            WorldMessage::Build(orders) => {
-                for order in orders {
-                    state.build(&myself, order, Purpose::Run).await?;
+            WorldMessage::Build(orders) => state.build(&myself, orders, Purpose::Run).await?,
+            WorldMessage::BuildReload(version, orders) => state.build(&myself, orders, Purpose::Reload(version)).await?,
+            WorldMessage::Built { by, builds, all } => {
+                if let Some((actor, _)) = state.building.remove(&by) {
+                    actor.stop(None);
                 }
-            }
-            WorldMessage::BuildReload(version, orders) => {
-                for order in orders {
-                    state.build(&myself, order, Purpose::Reload(version)).await?;
-                }
-            }
-            WorldMessage::Built(built) => {
-                // One of before it slept fits nobody.
-                if built.world_life == state.life {
-                    state.building.remove(&built.key);
-                    state.built(&myself, built);
+                // Those of before it slept fit nobody.
+                if builds.world_life == state.life {
+                    all.into_iter().for_each(|built| state.built(built, builds.purpose));
+                    state.begin_ticking(&myself);
                 }
             }
             WorldMessage::Discard(instances) => {
@@ -194,7 +189,7 @@ impl Actor for WorldActor {
                 world.settle(state.arguments.services.ticker.now_ns());
                 state.asleep = Some(world.claim());
                 state.arguments.mailbox.record(FlightKind::Rest, "it sleeps");
-                state.scripts.drain().for_each(|(_, actor)| actor.stop(None));
+                state.building.drain().for_each(|(_, (actor, _))| actor.stop(None));
                 tokio::task::spawn_blocking(move || drop(world));
                 if std::mem::take(&mut state.reread) || !state.arguments.mailbox.sleep() {
                     state.wake(&myself);
@@ -324,6 +319,7 @@ impl WorldActorState {
         let (mailbox, life) = (Arc::clone(&self.arguments.mailbox), self.life);
         self.arguments.mailbox.set_state(WorldState::Starting);
         tokio::spawn(async move {
+            let permit = Arc::clone(&services.starts).acquire_owned().await.ok();
             let inner = Arc::clone(&services);
             let load = move || {
                 // It may have waited for long: nobody must claim for a life that is over.
@@ -334,36 +330,41 @@ impl WorldActorState {
             };
             let loaded = services.blocking(load).await;
             let loaded = loaded.unwrap_or_else(|panic| Err(NodeError::Panic(panic)));
-            let _ = actor.cast(WorldMessage::Loaded(Box::new(loaded)));
+            let _ = actor.cast(WorldMessage::Loaded(Box::new(loaded), permit));
         });
     }
 
+    /// Have instances built, each order by an actor of its own.
     async fn build(
         &mut self,
         myself: &ActorRef<WorldMessage>,
-        order: BuildOrder,
+        orders: Vec<BuildOrder>,
         purpose: Purpose,
     ) -> Result<(), ActorProcessingErr> {
-        let key = order.key;
-        if !self.scripts.contains_key(&key) {
-            let builders = Arc::clone(&self.arguments.services.builders);
-            let arguments = ScriptArguments { world: myself.clone(), world_life: self.life, builders };
-            let (actor, _) = Actor::spawn_linked(None, ScriptActor, arguments, myself.get_cell()).await?;
-            self.scripts.insert(key, actor);
+        let mut orders = orders.into_iter();
+        while orders.len() > 0 {
+            let orders = orders.by_ref().take(ORDER_MAX).collect();
+            self.give_out(myself, Arc::new(Builds { world_life: self.life, purpose, orders })).await?;
         }
-        self.building.insert(key, (order.clone(), purpose));
-        // An actor that is gone is seen by supervision, which builds what it was building.
-        let _ = self.scripts[&key].cast(ScriptMessage::Build(order, purpose));
         Ok(())
     }
 
-    fn built(&mut self, myself: &ActorRef<WorldMessage>, built: Built) {
-        let Built { key, life, purpose, result, .. } = built;
+    async fn give_out(&mut self, myself: &ActorRef<WorldMessage>, builds: Arc<Builds>) -> Result<(), ActorProcessingErr> {
+        let builders = Arc::clone(&self.arguments.services.builders);
+        let arguments = ScriptArguments { world: myself.clone(), builders };
+        let (actor, _) = Actor::spawn_linked(None, ScriptActor, arguments, myself.get_cell()).await?;
+        // An actor that is gone is seen by supervision, which has another build what it was building.
+        let _ = actor.cast(ScriptMessage::Build(Arc::clone(&builds)));
+        self.building.insert(actor.get_id(), (actor, builds));
+        Ok(())
+    }
+
+    fn built(&mut self, built: Built, purpose: Purpose) {
+        let Built { key, life, result } = built;
         match (purpose, &mut self.starting) {
             (Purpose::Run, Some(starting)) => {
                 starting.world.install(key, life, result);
                 starting.missing -= 1;
-                self.begin_ticking(myself);
             }
             (Purpose::Run, None) => self.arguments.mailbox.control(Control::Install { key, life, built: result }),
             (Purpose::Reload(version), _) => {
@@ -388,7 +389,7 @@ impl WorldActorState {
         };
         if !versions.iter().all(active) {
             tokio::task::spawn_blocking(move || drop(world));
-            self.scripts.drain().for_each(|(_, actor)| actor.stop(None));
+            self.building.drain().for_each(|(_, (actor, _))| actor.stop(None));
             self.life = arguments.mailbox.begin_life(myself.clone());
             return self.read(myself, Some(claim));
         }
@@ -433,13 +434,10 @@ impl WorldActorState {
         }
     }
 
+    /// One that has done its work is not known any more.
     async fn script_actor_gone(&mut self, myself: &ActorRef<WorldMessage>, cell: &ActorCell) -> Result<(), ActorProcessingErr> {
-        let Some(key) = self.scripts.iter().find(|(_, actor)| actor.get_id() == cell.get_id()).map(|(key, _)| *key) else {
-            return Ok(());
-        };
-        self.scripts.remove(&key);
-        match self.building.remove(&key) {
-            Some((order, purpose)) => self.build(myself, order, purpose).await,
+        match self.building.remove(&cell.get_id()) {
+            Some((_, builds)) => self.give_out(myself, builds).await,
             None => Ok(()),
         }
     }

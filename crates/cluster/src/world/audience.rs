@@ -7,6 +7,7 @@
 
 use crate::world::gate::Output;
 use crate::world::show::{Show, View};
+use aether_scripting::output::Standing;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,17 +26,25 @@ struct Listener {
     players: HashSet<u64>,
 }
 
+/// Those who watch.
+#[derive(Default)]
+struct Seats {
+    taken: Vec<Listener>,
+    /// The world is here no longer: who found it just before finds nothing any more.
+    closed: bool,
+}
+
 /// See the file.
 #[derive(Default)]
 pub(crate) struct Audience {
     count: AtomicU32,
     arrivals: AtomicBool,
     next: AtomicU64,
-    listeners: Mutex<Vec<Listener>>,
+    listeners: Mutex<Seats>,
 }
 
 impl Audience {
-    fn listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
+    fn listeners(&self) -> MutexGuard<'_, Seats> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -54,34 +63,37 @@ impl Audience {
         let listeners = self.listeners();
         let (mut ready, mut full) = (false, false);
         // One that has gone says so itself (`quit`), and with it its players.
-        for listener in listeners.iter().filter(|listener| !listener.begun && !listener.sender.is_closed()) {
+        for listener in listeners.taken.iter().filter(|listener| !listener.begun && !listener.sender.is_closed()) {
             *if listener.sender.capacity() > 0 { &mut ready } else { &mut full } = true;
         }
         self.arrivals.store(full, Ordering::Release);
         ready
     }
 
-    /// From now on a gateway watches; its number here, and what it is shown.
+    /// From now on a gateway watches; its number here, and what it is shown: nothing, and that at once, if the world has left meanwhile.
     pub fn attend(&self) -> (u64, mpsc::Receiver<Show>) {
         let (sender, shows) = mpsc::channel(SHOWS_MAX);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut listeners = self.listeners();
-        listeners.push(Listener { id, sender, begun: false, players: HashSet::new() });
+        if listeners.closed {
+            return (id, shows);
+        }
+        listeners.taken.push(Listener { id, sender, begun: false, players: HashSet::new() });
         self.counted(&listeners);
         self.arrivals.store(true, Ordering::Release);
         (id, shows)
     }
 
-    fn counted(&self, listeners: &[Listener]) {
+    fn counted(&self, listeners: &Seats) {
         // In one order with whether it sleeps: see the mailbox.
-        self.count.store(listeners.len() as u32, Ordering::SeqCst);
+        self.count.store(listeners.taken.len() as u32, Ordering::SeqCst);
     }
 
     /// It watches no longer; gives who had come in by it.
     pub fn quit(&self, id: u64) -> HashSet<u64> {
         let mut listeners = self.listeners();
-        let at = listeners.iter().position(|listener| listener.id == id);
-        let gone = at.map(|at| listeners.swap_remove(at).players);
+        let at = listeners.taken.iter().position(|listener| listener.id == id);
+        let gone = at.map(|at| listeners.taken.swap_remove(at).players);
         self.counted(&listeners);
         gone.unwrap_or_default()
     }
@@ -90,7 +102,7 @@ impl Audience {
     pub fn join(&self, id: u64, player: u64) -> bool {
         let mut listeners = self.listeners();
         let mut found = false;
-        for listener in listeners.iter_mut() {
+        for listener in &mut listeners.taken {
             if listener.id == id {
                 found = true;
                 listener.players.insert(player);
@@ -105,25 +117,27 @@ impl Audience {
 
     /// A player leaves by a gateway. `false`: it had not come in by it, or came in by another since.
     pub fn leave(&self, id: u64, player: u64) -> bool {
-        self.listeners().iter_mut().find(|listener| listener.id == id).is_some_and(|listener| listener.players.remove(&player))
+        let mut listeners = self.listeners();
+        listeners.taken.iter_mut().find(|listener| listener.id == id).is_some_and(|listener| listener.players.remove(&player))
     }
 
     /// Whether a player came in by a gateway.
     pub fn has(&self, id: u64, player: u64) -> bool {
-        self.listeners().iter().any(|listener| listener.id == id && listener.players.contains(&player))
+        self.listeners().taken.iter().any(|listener| listener.id == id && listener.players.contains(&player))
     }
 
     /// A new life of the world begins: what was shown of the old one may never have been.
     pub fn restart(&self) {
         let mut listeners = self.listeners();
-        listeners.iter_mut().for_each(|listener| listener.begun = false);
-        self.arrivals.store(!listeners.is_empty(), Ordering::Release);
+        listeners.taken.iter_mut().for_each(|listener| listener.begun = false);
+        self.arrivals.store(!listeners.taken.is_empty(), Ordering::Release);
     }
 
-    /// The world is here no longer: nobody is shown anything more.
+    /// The world is here no longer: nobody is shown anything more, nor takes a seat.
     pub fn close(&self) {
         let mut listeners = self.listeners();
-        listeners.clear();
+        listeners.closed = true;
+        listeners.taken.clear();
         self.counted(&listeners);
     }
 
@@ -133,10 +147,17 @@ impl Audience {
             return;
         }
         let Output { tick, commands, view, .. } = output;
-        let View { changes, whole } = view.unwrap_or_default();
+        let View { changes, whole, standing } = view.unwrap_or_default();
+        // What the tick begins stands at its end: who is shown that does not get it twice.
+        let first: Arc<[_]> = match whole {
+            Some(_) => {
+                standing.into_iter().chain(commands.iter().filter(|command| !Standing::begins(command)).cloned()).collect()
+            }
+            None => Arc::default(),
+        };
         let commands: Arc<[_]> = commands.into();
         let quiet = Arc::default();
-        for listener in self.listeners().iter_mut() {
+        for listener in &mut self.listeners().taken {
             let (whole, changes) = match (listener.begun, &whole, &changes) {
                 (true, _, Some(changes)) => (false, changes),
                 // Only commands.
@@ -144,7 +165,8 @@ impl Audience {
                 (_, Some(whole), _) => (true, whole),
                 (false, None, _) => continue,
             };
-            let show = Show::Tick { tick, whole, changes: Arc::clone(changes), commands: Arc::clone(&commands) };
+            let commands = Arc::clone(if whole { &first } else { &commands });
+            let show = Show::Tick { tick, whole, changes: Arc::clone(changes), commands };
             listener.begun = listener.sender.try_send(show).is_ok();
             if !listener.begun {
                 self.arrivals.store(true, Ordering::Release);
@@ -157,6 +179,7 @@ impl Audience {
 mod tests {
     use super::*;
     use crate::world::show::Changes;
+    use aether_scripting::output::ClientCommand;
 
     fn changes(slot: u32) -> Arc<Changes> {
         Arc::new(Changes { gone: vec![slot], ..Changes::default() })
@@ -165,7 +188,7 @@ mod tests {
     /// A tick of a world that is looked at.
     fn tick(audience: &Audience, tick: u64) {
         let whole = audience.take_arrivals().then(|| changes(1_000 + tick as u32));
-        let view = Some(View { changes: Some(changes(tick as u32)), whole });
+        let view = Some(View { changes: Some(changes(tick as u32)), whole, standing: Vec::new() });
         audience.show(Output { tick, view, ..Output::default() });
     }
 
@@ -195,6 +218,43 @@ mod tests {
         assert_eq!((shown(&mut first), shown(&mut late)), (vec![(1, true)], vec![]));
         audience.close();
         assert!(!audience.is_watched() && first.try_recv() == Err(mpsc::error::TryRecvError::Disconnected));
+    }
+
+    #[test]
+    fn who_asks_for_a_world_that_leaves_meanwhile_waits_for_nothing_and_leaves_nothing() {
+        let audience = Audience::default();
+        audience.close();
+        let (late, mut shows) = audience.attend();
+        assert_eq!(shows.try_recv(), Err(mpsc::error::TryRecvError::Disconnected));
+        assert!(!audience.is_watched() && !audience.join(late, 7) && audience.quit(late).is_empty());
+    }
+
+    #[test]
+    fn who_comes_late_is_told_what_stands_once_and_the_others_what_is_new() {
+        let audience = Audience::default();
+        let (_, mut early) = audience.attend();
+        tick(&audience, 1);
+        let show = |element: &str| ClientCommand::ShowElement {
+            player: aether_scripting::PlayerId(0),
+            element: element.to_owned(),
+            text: String::new(),
+        };
+        let sound = ClientCommand::StopSound { handle: 1 };
+        let (_, mut late) = audience.attend();
+        audience.take_arrivals();
+        let view = View { changes: Some(changes(2)), whole: Some(changes(3)), standing: vec![show("old"), show("new")] };
+        let commands = vec![show("new"), sound.clone()];
+        audience.show(Output { tick: 2, view: Some(view), commands, ..Output::default() });
+        let told = |shows: &mut mpsc::Receiver<Show>| {
+            let mut all = Vec::new();
+            while let Ok(Show::Tick { tick: 2, commands, .. }) = shows.try_recv() {
+                all.extend(commands.to_vec());
+            }
+            all
+        };
+        assert!(matches!(early.try_recv(), Ok(Show::Tick { tick: 1, .. })));
+        assert_eq!(told(&mut early), [show("new"), sound.clone()]);
+        assert_eq!(told(&mut late), [show("old"), show("new"), sound]);
     }
 
     #[test]

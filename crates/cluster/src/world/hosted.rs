@@ -22,8 +22,7 @@ use aether_scripting::ApiError;
 use aether_scripting::output::{InboundCall, OutboundCall, StorageWrite, WorldOutput};
 use aether_store::{Batch, Claim, KvWrite, Messages, StoreError, StoredMessage};
 use aether_types::WorldId;
-use aether_world_runtime::{End, ReloadPhase, World, tick_cpu_ns};
-use hdrhistogram::Histogram;
+use aether_world_runtime::{End, Ordered, ReloadPhase, World, tick_cpu_ns};
 use ractor::ActorRef;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -96,8 +95,7 @@ pub(crate) struct HostedWorld {
     /// When something last came in from outside.
     busy_ns: u64,
     reload_told: Option<ReloadPhase>,
-    ticks: Histogram<u32>,
-    /// The same one by one, for whoever adds up many worlds: quantiles cannot be.
+    /// CPU time of each tick since the last status: quantiles, and for whoever adds up many worlds the times themselves.
     ticks_ns: Vec<u32>,
     /// When the last tick began.
     ticked_ns: Option<u64>,
@@ -137,8 +135,6 @@ impl HostedWorld {
             hibernate_ns: pace.hibernate_ns,
             busy_ns: now_ns,
             reload_told: None,
-            // To one percent; a tick of more than a second is recorded as one. 12 KiB, and there are thousands of these.
-            ticks: Histogram::new_with_bounds(1, 1_000_000_000, 2).expect("these bounds are valid"),
             ticks_ns: Vec::new(),
             ticked_ns: None,
             gap_max_ns: 0,
@@ -288,14 +284,14 @@ impl HostedWorld {
             }
             Control::Suspend { script, reply } => {
                 let suspended = self.world.suspend(&script);
-                if suspended {
+                if suspended == Ordered::Done {
                     self.record(FlightKind::Suspension, Some(&script), "suspended by an operator");
                 }
                 answer(reply, suspended);
             }
             Control::Resume { script, reply } => {
                 let resumed = self.world.resume(&script);
-                if resumed {
+                if resumed == Ordered::Done {
                     self.record(FlightKind::Suspension, Some(&script), "resumed by an operator");
                 }
                 answer(reply, resumed);

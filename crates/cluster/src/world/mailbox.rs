@@ -15,8 +15,8 @@ use aether_scripting::instance::InstanceError;
 use aether_scripting::output::InboundCall;
 use aether_scripting::{EntityView, PlayerId, ScriptInstance};
 use aether_types::{ScriptId, Version};
-use aether_world_runtime::Rehearsal;
 use aether_world_runtime::{BuildOrder, ReloadOrder, ScriptKey, SetAside};
+use aether_world_runtime::{Ordered, Rehearsal};
 use ractor::ActorRef;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,9 +71,9 @@ pub(crate) enum Control {
     /// An instance of the version that it reloads to.
     Reloaded { key: ScriptKey, version: Version, built: Result<ScriptInstance, InstanceError> },
     /// Take a script out of the order.
-    Suspend { script: String, reply: oneshot::Sender<bool> },
+    Suspend { script: String, reply: oneshot::Sender<Ordered> },
     /// Put a script back.
-    Resume { script: String, reply: oneshot::Sender<bool> },
+    Resume { script: String, reply: oneshot::Sender<Ordered> },
     /// Save now. The answer comes when it is durable.
     Checkpoint { name: Option<String>, reply: oneshot::Sender<Result<u64, String>> },
     /// What a new version can be tried out in.

@@ -4,7 +4,7 @@
 //! gateway gets, in the order of ticks and not before it is durable. Places are in steps of [`STEP`] metres: what moves less has not
 //! moved. Not here: who gets it (`audience`), how clients are told (the gateway's protocol).
 
-use aether_scripting::output::ClientCommand;
+use aether_scripting::output::{ClientCommand, Standing};
 use aether_scripting::{EntityState, Host, Vec3};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -83,7 +83,7 @@ pub enum Show {
         whole: bool,
         /// What changed.
         changes: Arc<Changes>,
-        /// To players, in the order they were made.
+        /// To players, in the order they were made. Of the whole world: what makes all that stands comes first.
         commands: Arc<[ClientCommand]>,
     },
     /// A player whom this gateway let in has come in by another.
@@ -100,6 +100,8 @@ pub(crate) struct View {
     pub changes: Option<Arc<Changes>>,
     /// The whole, for those who have just come.
     pub whole: Option<Arc<Changes>>,
+    /// With it, the commands that make what stands.
+    pub standing: Vec<ClientCommand>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -139,7 +141,8 @@ impl Lookout {
         let changes = (!first).then(|| Arc::new(changes));
         // A quiet tick of a quiet world is not told.
         let told = whole.is_some() || changes.as_ref().is_some_and(|changes| !changes.is_empty());
-        told.then_some(View { changes, whole })
+        let standing = host.standing().filter(|_| whole.is_some()).map(Standing::commands).unwrap_or_default();
+        told.then_some(View { changes, whole, standing })
     }
 }
 

@@ -12,7 +12,10 @@ use crate::StoreError;
 use std::time::Duration;
 
 /// In order; the first is number 1. What was released is never changed.
-const MIGRATIONS: [Migration; 1] = [Migration { sql: include_str!("migrations/0001.sql"), readable_from: 1 }];
+const MIGRATIONS: [Migration; 2] = [
+    Migration { sql: include_str!("migrations/0001.sql"), readable_from: 1 },
+    Migration { sql: include_str!("migrations/0002.sql"), readable_from: 1 },
+];
 /// Nodes that start together wait for each other about this often.
 const TRIES: usize = 100;
 

@@ -160,9 +160,14 @@ async fn read_checkpoints(session: &Session, world: &WorldId) -> Result<Vec<Stor
 }
 
 pub(super) async fn list_checkpoints(session: &Session, world: &WorldId) -> Result<Vec<CheckpointEntry>, Fault> {
-    let list = "SELECT seq, name, size FROM checkpoint WHERE world_id = $1 ORDER BY seq DESC";
+    let list = "SELECT seq, name, size, CAST(EXTRACT(EPOCH FROM made) * 1000 AS BIGINT) FROM checkpoint WHERE world_id = $1 \
+        ORDER BY seq DESC";
     let rows = session.rows(list, &[&world.as_str()]).await?;
-    let entry = |row: &Row| Ok((number(row, 0)?, column::<Option<String>>(row, 1)?.map(decode), number(row, 2)?));
+    let entry = |row: &Row| {
+        let name = column::<Option<String>>(row, 1)?.map(decode);
+        let made_ms = column::<Option<i64>>(row, 3)?.and_then(|made| u64::try_from(made).ok());
+        Ok(CheckpointEntry { seq: number(row, 0)?, name, bytes: number(row, 2)?, made_ms })
+    };
     rows.iter().map(entry).collect()
 }
 

@@ -36,7 +36,6 @@ pub(super) struct SinceStart {
 
 impl HostedWorld {
     pub(super) fn account(&mut self, report: &TickReport) {
-        self.ticks.saturating_record(report.close.used_ns.max(1));
         if self.ticks_ns.len() < TICKS_MAX {
             self.ticks_ns.push(u32::try_from(report.close.used_ns).unwrap_or(u32::MAX));
         }
@@ -127,7 +126,11 @@ impl HostedWorld {
         };
         use aether_world_runtime::ScriptState::{Parked, Paused, Suspended};
         let us = |ns: u64| ns as f64 / 1_000.0;
-        let ticks = self.ticks.len();
+        let ticks = self.ticks_ns.len() as u64;
+        // Few numbers once a second: sorting them takes less time and memory than a histogram that is always there.
+        let mut sorted = self.ticks_ns.clone();
+        sorted.sort_unstable();
+        let tick_us = |quantile: f64| us(quantile_of(&sorted, quantile).into());
         let status = WorldStatus {
             name: self.id.to_string(),
             state,
@@ -136,9 +139,9 @@ impl HostedWorld {
             tick_hz: self.pacer.hz(),
             missed_ticks: self.pacer.missed(),
             over_budget_ticks: self.since_start.over_budget_ticks,
-            tick_p50_us: us(self.ticks.value_at_quantile(0.5)),
-            tick_p99_us: us(self.ticks.value_at_quantile(0.99)),
-            tick_max_us: us(self.ticks.max()),
+            tick_p50_us: tick_us(0.5),
+            tick_p99_us: tick_us(0.99),
+            tick_max_us: tick_us(1.0),
             ticks_ns: Arc::from(self.ticks_ns.as_slice()),
             tick_gap_max_us: us(self.gap_max_ns),
             budget_us: us(self.world.config().scheduler.budget_ns),
@@ -166,7 +169,6 @@ impl HostedWorld {
             checkpoints_failed: self.since_start.checkpoints_failed,
             scripts: Arc::new(scripts),
         };
-        self.ticks.reset();
         self.ticks_ns.clear();
         self.gap_max_ns = 0;
         (self.totals.turns, self.totals.deferred, self.totals.engine_ns) = (0, 0, 0);
@@ -177,11 +179,29 @@ impl HostedWorld {
     }
 }
 
+/// The value that so many of all do not exceed: the nearest rank.
+fn quantile_of(sorted: &[u32], quantile: f64) -> u32 {
+    let rank = (sorted.len() as f64 * quantile).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)
+}
+
 pub(super) fn phase_text(phase: &ReloadPhase) -> String {
     match phase {
         ReloadPhase::Swapping { left } => format!("is swapped in, {left} instances left"),
         ReloadPhase::Watching { .. } => "is watched".to_owned(),
         ReloadPhase::Held => "is well, and waits for the other worlds".to_owned(),
         ReloadPhase::RolledBack { reason } => format!("went back: {reason}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_a_time_that_was_measured_and_of_no_ticks_zero() {
+        let sorted: Vec<u32> = (1..=200).collect();
+        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|quantile| quantile_of(&sorted, quantile)), [1, 100, 198, 200]);
+        assert_eq!((quantile_of(&[7], 0.5), quantile_of(&[], 0.99)), (7, 0));
     }
 }
