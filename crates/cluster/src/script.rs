@@ -1,7 +1,7 @@
-//! The actor of scripts that are to be built: it builds instances, off the tick path, and its world is lent them.
+//! The actor of a script that is to be built: it builds its instance, off the tick path, and its world is lent it.
 //!
-//! It lives for one order. One that waited for the next would cost ten KiB, more than an instance, and a world is in order for nearly
-//! all of its time. Building may run a script's start function, so it is done on threads that may block, as many at a time as there are
+//! It lives while it builds. One that waited for the next order would cost ten KiB, more than its instance, and a script is in order for
+//! nearly all of its time. Building may run a script's start function, so it is done on threads that may block, as many at a time as there are
 //! permits. Not here: when to build (the world says), running (the tick threads).
 
 use crate::ticker::panic_text;
@@ -15,9 +15,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Instances of one order: half a millisecond of building as a rule. Of a large world, several are built at a time.
-pub(crate) const ORDER_MAX: usize = 32;
-
 /// What an instance is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -27,18 +24,18 @@ pub(crate) enum Purpose {
     Reload(Version),
 }
 
-/// What one actor builds.
-pub(crate) struct Builds {
+/// What an actor builds.
+pub(crate) struct Build {
     /// The world's life that it was ordered in.
     pub world_life: u64,
     pub purpose: Purpose,
-    pub orders: Vec<BuildOrder>,
+    pub order: BuildOrder,
 }
 
 /// What a script actor is told.
 #[derive(ractor_cluster::RactorMessage)]
 pub(crate) enum ScriptMessage {
-    Build(Arc<Builds>),
+    Build(Arc<Build>),
 }
 
 /// An instance, or why there is none.
@@ -74,24 +71,21 @@ impl Actor for ScriptActor {
         message: ScriptMessage,
         state: &mut ScriptArguments,
     ) -> Result<(), ActorProcessingErr> {
-        let ScriptMessage::Build(builds) = message;
+        let ScriptMessage::Build(what) = message;
         let permit = Arc::clone(&state.builders).acquire_owned().await?;
-        let ordered = Arc::clone(&builds);
+        let ordered = Arc::clone(&what);
         let building = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            ordered.orders.iter().map(build).collect()
+            build(&ordered.order)
         });
-        let failed = |error: &dyn std::fmt::Display| -> Vec<Built> {
-            builds.orders.iter().map(|order| unbuilt(order, error.to_string())).collect()
-        };
-        let all = building.await.unwrap_or_else(|error| failed(&error));
-        state.world.cast(WorldMessage::Built { by: myself.get_id(), builds, all })?;
+        let built = building.await.unwrap_or_else(|error| unbuilt(&what.order, error.to_string()));
+        state.world.cast(WorldMessage::Built { by: myself.get_id(), what, built })?;
         Ok(())
     }
 }
 
 fn build(order: &BuildOrder) -> Built {
-    // A panic in host code while one is built: that script cannot be started, whoever is to blame. The others can.
+    // A panic in host code while one is built: that script cannot be started, whoever is to blame.
     match catch_unwind(AssertUnwindSafe(|| order.build())) {
         Ok(result) => Built { key: order.key, life: order.life, result },
         Err(panic) => unbuilt(order, format!("panic: {}", panic_text(&*panic))),

@@ -6,7 +6,7 @@
 
 use crate::flight::FlightKind;
 use crate::node::{NodeError, Services};
-use crate::script::{Builds, Built, ORDER_MAX, Purpose, ScriptActor, ScriptArguments, ScriptMessage};
+use crate::script::{Build, Built, Purpose, ScriptActor, ScriptArguments, ScriptMessage};
 use crate::status::WorldState;
 use crate::world::hosted::{HostedWorld, Pace, Place};
 use crate::world::mailbox::{Control, Mailbox};
@@ -31,7 +31,7 @@ pub(crate) enum WorldMessage {
     /// Instances of a new version are wanted.
     BuildReload(Version, Vec<BuildOrder>),
     /// A script's actor has built what it was ordered to.
-    Built { by: ActorId, builds: Arc<Builds>, all: Vec<Built> },
+    Built { by: ActorId, what: Arc<Build>, built: Built },
     /// Instances that nobody needs: dropping them takes time.
     Discard(Vec<ScriptInstance>),
     /// The world has ended.
@@ -92,7 +92,7 @@ pub(crate) struct WorldActorState {
     arguments: WorldArguments,
     life: u64,
     /// Scripts' actors and what they build; given to a new one if an actor dies.
-    building: HashMap<ActorId, (ActorRef<ScriptMessage>, Arc<Builds>)>,
+    building: HashMap<ActorId, (ActorRef<ScriptMessage>, Arc<Build>)>,
     starting: Option<Starting>,
     frozen: Option<Box<HostedWorld>>,
     /// One that falls asleep is in memory until its checkpoint is durable: who needs it meanwhile waits for no disk.
@@ -150,13 +150,13 @@ impl Actor for WorldActor {
             }
             WorldMessage::Build(orders) => state.build(&myself, orders, Purpose::Run).await?,
             WorldMessage::BuildReload(version, orders) => state.build(&myself, orders, Purpose::Reload(version)).await?,
-            WorldMessage::Built { by, builds, all } => {
+            WorldMessage::Built { by, what, built } => {
                 if let Some((actor, _)) = state.building.remove(&by) {
                     actor.stop(None);
                 }
-                // Those of before it slept fit nobody.
-                if builds.world_life == state.life {
-                    all.into_iter().for_each(|built| state.built(built, builds.purpose));
+                // One of before it slept fits nobody.
+                if what.world_life == state.life {
+                    state.built(built, what.purpose);
                     state.begin_ticking(&myself);
                 }
             }
@@ -334,28 +334,26 @@ impl WorldActorState {
         });
     }
 
-    /// Have instances built, each order by an actor of its own.
+    /// Have instances built, each by its script's actor.
     async fn build(
         &mut self,
         myself: &ActorRef<WorldMessage>,
         orders: Vec<BuildOrder>,
         purpose: Purpose,
     ) -> Result<(), ActorProcessingErr> {
-        let mut orders = orders.into_iter();
-        while orders.len() > 0 {
-            let orders = orders.by_ref().take(ORDER_MAX).collect();
-            self.give_out(myself, Arc::new(Builds { world_life: self.life, purpose, orders })).await?;
+        for order in orders {
+            self.give_out(myself, Arc::new(Build { world_life: self.life, purpose, order })).await?;
         }
         Ok(())
     }
 
-    async fn give_out(&mut self, myself: &ActorRef<WorldMessage>, builds: Arc<Builds>) -> Result<(), ActorProcessingErr> {
+    async fn give_out(&mut self, myself: &ActorRef<WorldMessage>, what: Arc<Build>) -> Result<(), ActorProcessingErr> {
         let builders = Arc::clone(&self.arguments.services.builders);
         let arguments = ScriptArguments { world: myself.clone(), builders };
         let (actor, _) = Actor::spawn_linked(None, ScriptActor, arguments, myself.get_cell()).await?;
         // An actor that is gone is seen by supervision, which has another build what it was building.
-        let _ = actor.cast(ScriptMessage::Build(Arc::clone(&builds)));
-        self.building.insert(actor.get_id(), (actor, builds));
+        let _ = actor.cast(ScriptMessage::Build(Arc::clone(&what)));
+        self.building.insert(actor.get_id(), (actor, what));
         Ok(())
     }
 
@@ -437,7 +435,7 @@ impl WorldActorState {
     /// One that has done its work is not known any more.
     async fn script_actor_gone(&mut self, myself: &ActorRef<WorldMessage>, cell: &ActorCell) -> Result<(), ActorProcessingErr> {
         match self.building.remove(&cell.get_id()) {
-            Some((_, builds)) => self.give_out(myself, builds).await,
+            Some((_, what)) => self.give_out(myself, what).await,
             None => Ok(()),
         }
     }
