@@ -1,7 +1,7 @@
 //! Which locals a loop still needs: what is put aside while a script waits for fuel in it.
 //!
 //! Start with [`needed`]. It walks over a body from its end, as often as it takes until no loop needs more than it was known to.
-//! Not here: putting them aside (`rewrite`).
+//! A local that is missed stays where the compiler keeps it: that costs speed and nothing else. Not here: putting them aside (`body`).
 
 use crate::limits::ModuleError;
 use crate::patch::invalid;
