@@ -34,7 +34,7 @@ fn nodes_that_tick_without_a_pause_keep_their_leases_and_hear_each_other() {
     put_script(cluster.dir(), "busy", "on_budget = \"terminate\"\nfuel = 1000000000", &text);
     let worlds =
         format!("[[world]]\nname = \"busy\"\ncount = {WORLDS}\nscripts_dir = \"scripts\"\n[[world.script]]\nscript = \"busy\"\n");
-    let limits = "tick_hz = 1.0\ntick_budget_ms = 1000.0\nsuspend_above = 2.0\nresume_below = 1.5";
+    let limits = "tick_hz = 4.0\ntick_budget_ms = 250.0\nsuspend_above = 2.0\nresume_below = 1.5";
     cluster.edit(|text| {
         let at = text.find("[limits]").unwrap();
         let end = at + text[at..].find("[cluster]").unwrap();
