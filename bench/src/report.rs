@@ -69,7 +69,7 @@ const NAMES: &[(&str, &str)] = &[
     ("aether-fibres", "Aether, a fibre a script"),
     ("aether-world", "Aether, within a world"),
     ("aether-worlds", "Aether, between worlds, no store"),
-    ("luau-thread", "Luau, a thread a script"),
+    ("luau-thread", "Luau, a thread a script, one heap"),
     ("luau", "Luau, a VM a script"),
     ("luajit-off", "LuaJIT, compiler off"),
     ("luajit", "LuaJIT (cannot be stopped)"),
@@ -79,8 +79,8 @@ const NAMES: &[(&str, &str)] = &[
     ("tls", "TCP and TLS"),
 ];
 
-/// Those that isolate scripts and can stop one.
-const SAFE_PEERS: &[&str] = &["luau-thread", "luau", "luajit-off", "erlang"];
+/// Those that isolate scripts and can stop one. Threads of one Luau VM share its heap: none of them has a memory limit of its own.
+const SAFE_PEERS: &[&str] = &["luau", "luajit-off", "erlang"];
 
 /// Values by workload, figure, size, who; in each by round.
 #[derive(Default)]
